@@ -1,0 +1,353 @@
+//! ATA as far as AoE carries it: sector addresses, command and status bytes, IDENTIFY data.
+//!
+//! Words and bits are those of ATA/ATAPI-6 (INCITS 361). Unlike the AoE header, IDENTIFY words are little-endian, and
+//! the characters of its strings are swapped in pairs.
+
+use core::fmt;
+
+/// Bytes of a sector. AoE counts and addresses in these, whatever the medium beneath.
+pub const SECTOR_BYTES: usize = 512;
+
+/// READ SECTORS, 28-bit address.
+pub const COMMAND_READ: u8 = 0x20;
+/// READ SECTORS EXT, 48-bit address.
+pub const COMMAND_READ_EXT: u8 = 0x24;
+/// WRITE SECTORS, 28-bit address.
+pub const COMMAND_WRITE: u8 = 0x30;
+/// WRITE SECTORS EXT, 48-bit address.
+pub const COMMAND_WRITE_EXT: u8 = 0x34;
+/// SMART.
+pub const COMMAND_SMART: u8 = 0xb0;
+/// CHECK POWER MODE.
+pub const COMMAND_CHECK_POWER: u8 = 0xe5;
+/// FLUSH CACHE.
+pub const COMMAND_FLUSH: u8 = 0xe7;
+/// FLUSH CACHE EXT.
+pub const COMMAND_FLUSH_EXT: u8 = 0xea;
+/// IDENTIFY DEVICE.
+pub const COMMAND_IDENTIFY: u8 = 0xec;
+
+/// Status: the command failed, see the error register.
+pub const STATUS_ERR: u8 = 0x01;
+/// Status: data request.
+pub const STATUS_DRQ: u8 = 0x08;
+/// Status: device fault.
+pub const STATUS_DF: u8 = 0x20;
+/// Status: device ready.
+pub const STATUS_DRDY: u8 = 0x40;
+/// Status: busy.
+pub const STATUS_BSY: u8 = 0x80;
+
+/// Error: the device does not do this command, or not with these arguments.
+pub const ERROR_ABRT: u8 = 0x04;
+/// Error: no such sector; an address past the end.
+pub const ERROR_IDNF: u8 = 0x10;
+/// Error: the data could not be read from the medium.
+pub const ERROR_UNC: u8 = 0x40;
+
+/// Whether a command succeeded, by its status register.
+///
+/// A device that is busy, at fault, still moving data or reporting an error has not. That [`STATUS_DRDY`] be set is
+/// not asked for: vblade answers FLUSH CACHE with a status of 0, and Linux's driver masks with the same 0xa9.
+#[must_use]
+pub const fn status_ok(status: u8) -> bool {
+    status & (STATUS_BSY | STATUS_DF | STATUS_DRQ | STATUS_ERR) == 0
+}
+
+/// Address of a sector of [`SECTOR_BYTES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lba(pub u64);
+
+impl Lba {
+    /// The last address that 48 bits can say.
+    pub const MAX: Self = Self((1 << 48) - 1);
+    /// The last address that 28 bits can say.
+    pub const MAX_28: Self = Self((1 << 28) - 1);
+
+    /// The address `sectors` further on; `None` past [`Lba::MAX`].
+    #[must_use]
+    pub const fn checked_add(self, sectors: u64) -> Option<Self> {
+        match self.0.checked_add(sectors) {
+            Some(sum) if sum <= Self::MAX.0 => Some(Self(sum)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Lba {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A number of sectors of [`SECTOR_BYTES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SectorCount(pub u16);
+
+impl SectorCount {
+    /// Length of that many sectors.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        self.0 as usize * SECTOR_BYTES
+    }
+}
+
+impl fmt::Display for SectorCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A string of IDENTIFY data: `N` bytes of ASCII, filled up with spaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IdentifyString<const N: usize>([u8; N]);
+
+impl<const N: usize> IdentifyString<N> {
+    /// Takes `text`, filled up with spaces; `None` when it is longer than `N` or not printable ASCII.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        let mut bytes = [b' '; N];
+        let head = bytes.get_mut(..text.len()).filter(|_| printable)?;
+        head.copy_from_slice(text.as_bytes());
+        Some(Self(bytes))
+    }
+
+    /// The text as the device gave it, without the spaces and zero bytes around it. Not necessarily ASCII.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        let is_fill = |byte: &u8| matches!(byte, 0 | b' ');
+        let Some(start) = self.0.iter().position(|byte| !is_fill(byte)) else {
+            return &[];
+        };
+        let end = self.0.iter().rposition(|byte| !is_fill(byte));
+        &self.0[start..end.map_or(start, |last| last + 1)]
+    }
+}
+
+impl<const N: usize> fmt::Display for IdentifyString<N> {
+    /// Bytes that are not printable ASCII appear as `?`: the text comes from the network and goes to terminals.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        self.as_bytes().iter().try_for_each(|&byte| {
+            f.write_char(match byte {
+                b' '..=b'~' => char::from(byte),
+                _ => '?',
+            })
+        })
+    }
+}
+
+impl<const N: usize> fmt::Debug for IdentifyString<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// Meaning of IDENTIFY DEVICE data: what an initiator needs to know of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identify {
+    /// Size in sectors of 512 bytes; at most 2^48, without `lba48` at most 2^28 - 1.
+    pub sectors: u64,
+    /// 48-bit addresses are understood.
+    pub lba48: bool,
+    /// FLUSH CACHE is claimed to work. vblade claims it and does not flush.
+    pub flush: bool,
+    /// FLUSH CACHE EXT is claimed to work.
+    pub flush_ext: bool,
+    /// A volatile write cache is there and switched on.
+    pub write_cache: bool,
+    /// Model.
+    pub model: IdentifyString<40>,
+    /// Serial number.
+    pub serial: IdentifyString<20>,
+    /// Firmware revision.
+    pub firmware: IdentifyString<8>,
+}
+
+/// Why 512 bytes are not the IDENTIFY data of a disk that AoE can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentifyError {
+    /// Word 0 says that this is no ATA disk; also what data of all ones come to.
+    NotAta,
+    /// Word 255 carries a checksum, and it is wrong.
+    Checksum,
+    /// A logical sector of the disk is not 512 bytes long, but as long as this.
+    SectorBytes(u64),
+    /// More sectors than 48 bits can address.
+    TooManySectors(u64),
+}
+
+impl fmt::Display for IdentifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAta => f.write_str("IDENTIFY data are not those of an ATA disk (word 0)"),
+            Self::Checksum => f.write_str("IDENTIFY data have a wrong checksum (word 255)"),
+            Self::SectorBytes(bytes) => write!(
+                f,
+                "IDENTIFY: sectors of {bytes} bytes, not 512 (words 117, 118)"
+            ),
+            Self::TooManySectors(sectors) => {
+                write!(
+                    f,
+                    "IDENTIFY: {sectors} sectors are more than 48 bits address (words 100 to 103)"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for IdentifyError {}
+
+/// Word 0 of a CompactFlash card, a disk although bit 15 is set.
+const CONFIGURATION_CFA: u16 = 0x848a;
+/// Bits 15:14 of words 83, 84, 87 and 106 read 01 when the word is valid.
+const VALID_MASK: u16 = 0xc000;
+const VALID: u16 = 0x4000;
+const BIT_WRITE_CACHE: u16 = 1 << 5;
+const BIT_LBA48: u16 = 1 << 10;
+const BIT_FLUSH: u16 = 1 << 12;
+const BIT_FLUSH_EXT: u16 = 1 << 13;
+/// Word 106: words 117 and 118 give the length of a logical sector.
+const BIT_LONG_SECTORS: u16 = 1 << 12;
+/// Low byte of word 255 when its high byte is a checksum.
+const CHECKSUM_SIGNATURE: u8 = 0xa5;
+
+fn word(data: &[u8; SECTOR_BYTES], index: usize) -> u16 {
+    u16::from_le_bytes([data[2 * index], data[2 * index + 1]])
+}
+
+fn set_word(data: &mut [u8; SECTOR_BYTES], index: usize, value: u16) {
+    data[2 * index..2 * index + 2].copy_from_slice(&value.to_le_bytes());
+}
+
+/// A number of `N` words, the least significant first.
+fn words<const N: usize>(data: &[u8; SECTOR_BYTES], first: usize) -> u64 {
+    (first..first + N)
+        .rev()
+        .fold(0, |sum, index| sum << 16 | u64::from(word(data, index)))
+}
+
+fn set_words<const N: usize>(data: &mut [u8; SECTOR_BYTES], first: usize, value: u64) {
+    let bytes = value.to_le_bytes();
+    data[2 * first..2 * (first + N)].copy_from_slice(&bytes[..2 * N]);
+}
+
+fn string<const N: usize>(data: &[u8; SECTOR_BYTES], first: usize) -> IdentifyString<N> {
+    let mut bytes = [0; N];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = data[(2 * first + index) ^ 1];
+    }
+    IdentifyString(bytes)
+}
+
+fn set_string<const N: usize>(
+    data: &mut [u8; SECTOR_BYTES],
+    first: usize,
+    text: &IdentifyString<N>,
+) {
+    for (index, byte) in text.0.iter().enumerate() {
+        data[(2 * first + index) ^ 1] = *byte;
+    }
+}
+
+fn byte_sum(data: &[u8]) -> u8 {
+    data.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+impl Identify {
+    /// Reads IDENTIFY DEVICE data.
+    ///
+    /// - 48-bit addresses by bit 10 of word 83 *or* 86, as Linux's AoE driver has it, and a size in words 100 to 103;
+    ///   without one the 28-bit size in words 60 and 61 counts. A size of 0 is handed on: the caller judges.
+    /// - A flush is claimed only by a valid word 83 *and* by word 86 (supported and enabled).
+    /// - The checksum is verified only where word 255 bears its signature; vblade sets none.
+    ///
+    /// # Errors
+    /// [`IdentifyError`] when the data cannot describe a disk of 512-byte sectors.
+    pub fn parse(data: &[u8; SECTOR_BYTES]) -> Result<Self, IdentifyError> {
+        let configuration = word(data, 0);
+        if configuration & 0x8000 != 0 && configuration != CONFIGURATION_CFA {
+            return Err(IdentifyError::NotAta);
+        }
+        if data[510] == CHECKSUM_SIGNATURE && byte_sum(data) != 0 {
+            return Err(IdentifyError::Checksum);
+        }
+        let sector_info = word(data, 106);
+        if sector_info & VALID_MASK == VALID && sector_info & BIT_LONG_SECTORS != 0 {
+            let sector_bytes = 2 * words::<2>(data, 117);
+            if sector_bytes != SECTOR_BYTES as u64 {
+                return Err(IdentifyError::SectorBytes(sector_bytes));
+            }
+        }
+        let (supported, enabled) = (word(data, 83), word(data, 86));
+        let sectors_48 = words::<4>(data, 100);
+        let lba48 = (supported | enabled) & BIT_LBA48 != 0;
+        if lba48 && sectors_48 > Lba::MAX.0 + 1 {
+            return Err(IdentifyError::TooManySectors(sectors_48));
+        }
+        let claimed = if supported & VALID_MASK == VALID {
+            supported & enabled
+        } else {
+            0
+        };
+        Ok(Self {
+            sectors: if lba48 && sectors_48 != 0 {
+                sectors_48
+            } else {
+                words::<2>(data, 60).min(Lba::MAX_28.0)
+            },
+            lba48,
+            flush: claimed & BIT_FLUSH != 0,
+            flush_ext: claimed & BIT_FLUSH_EXT != 0,
+            write_cache: word(data, 82) & word(data, 85) & BIT_WRITE_CACHE != 0,
+            model: string(data, 27),
+            serial: string(data, 10),
+            firmware: string(data, 23),
+        })
+    }
+
+    /// Writes IDENTIFY DEVICE data that say this, of a fixed disk with LBA, with a checksum.
+    ///
+    /// Sectors beyond what 28 bits, or with `lba48` 48 bits, can address are left out.
+    pub fn emit(&self, data: &mut [u8; SECTOR_BYTES]) {
+        let flag = |set: bool, bit: u16| if set { bit } else { 0 };
+        data.fill(0);
+        // Fixed disk, LBA, IORDY; and as geometry the customary 16 heads of 63 sectors.
+        set_word(data, 0, 0x0040);
+        set_word(data, 47, 0x8000);
+        set_word(data, 49, 0x0a00);
+        set_word(data, 50, VALID);
+        set_word(data, 53, 0x0001);
+        let cylinders = (self.sectors / (16 * 63)).min(16_383);
+        for geometry in [1, 54] {
+            set_words::<1>(data, geometry, cylinders);
+        }
+        for (heads, sectors) in [(3, 6), (55, 56)] {
+            set_word(data, heads, 16);
+            set_word(data, sectors, 63);
+        }
+        set_words::<2>(data, 57, cylinders * 16 * 63);
+        set_words::<2>(data, 60, self.sectors.min(Lba::MAX_28.0));
+        // ATA/ATAPI-4 to -6.
+        set_word(data, 80, 0x0070);
+        let cache = flag(self.write_cache, BIT_WRITE_CACHE);
+        let sets = flag(self.lba48, BIT_LBA48)
+            | flag(self.flush, BIT_FLUSH)
+            | flag(self.flush_ext, BIT_FLUSH_EXT);
+        set_word(data, 82, cache);
+        set_word(data, 83, VALID | sets);
+        set_word(data, 84, VALID);
+        set_word(data, 85, cache);
+        set_word(data, 86, sets);
+        set_word(data, 87, VALID);
+        if self.lba48 {
+            set_words::<4>(data, 100, self.sectors.min(Lba::MAX.0 + 1));
+        }
+        set_string(data, 27, &self.model);
+        set_string(data, 10, &self.serial);
+        set_string(data, 23, &self.firmware);
+        data[510] = CHECKSUM_SIGNATURE;
+        data[511] = byte_sum(&data[..511]).wrapping_neg();
+    }
+}
