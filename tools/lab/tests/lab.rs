@@ -136,11 +136,7 @@ fn the_wire_is_silent_until_somebody_speaks() {
     if !supported("the_wire_is_silent_until_somebody_speaks") {
         return;
     }
-    let lab = Lab::builder()
-        .name_prefix("lab-silent")
-        .vlan(100)
-        .build()
-        .unwrap();
+    let lab = Lab::builder().name_prefix("lab-silent").build().unwrap();
     // Router solicitations and duplicate address detection would come within a second or two of the link's coming up.
     std::thread::sleep(Duration::from_millis(2500));
     for side in [Side::Initiator, Side::Target] {
