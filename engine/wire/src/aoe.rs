@@ -10,6 +10,11 @@ mod ident;
 mod mask;
 mod reserve;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
 pub use ata_args::AtaRepr;
 pub use config::{CONFIG_STRING_BYTES_MAX, ConfigCommand, ConfigRepr};
 pub use error::{AoeError, ErrorCode};

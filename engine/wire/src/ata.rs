@@ -351,3 +351,180 @@ impl Identify {
         data[511] = byte_sum(&data[..511]).wrapping_neg();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    fn disk() -> Identify {
+        Identify {
+            sectors: 0x1_2345_6789,
+            lba48: true,
+            flush: true,
+            flush_ext: true,
+            write_cache: true,
+            model: IdentifyString::new("Sandrail blade").unwrap(),
+            serial: IdentifyString::new("e7.3").unwrap(),
+            firmware: IdentifyString::new("0.1").unwrap(),
+        }
+    }
+
+    fn emitted(disk: &Identify) -> [u8; SECTOR_BYTES] {
+        let mut data = [0xaa; SECTOR_BYTES];
+        disk.emit(&mut data);
+        data
+    }
+
+    /// Drops the checksum, so that a test can change data at will.
+    fn unsigned(disk: &Identify) -> [u8; SECTOR_BYTES] {
+        let mut data = emitted(disk);
+        data[510..].fill(0);
+        data
+    }
+
+    #[test]
+    fn words_lie_where_the_standard_puts_them() {
+        let data = emitted(&disk());
+        assert_eq!(data[20..24], *b"7e3.", "serial number, swapped in pairs");
+        assert_eq!(data[46..50], *b".0 1", "firmware");
+        assert_eq!(data[54..58], *b"aSdn", "model");
+        assert_eq!(
+            data[120..124],
+            [0xff, 0xff, 0xff, 0x0f],
+            "28-bit size, capped"
+        );
+        assert_eq!(data[166..168], [0x00, 0x74], "word 83");
+        assert_eq!(data[200..208], [0x89, 0x67, 0x45, 0x23, 1, 0, 0, 0]);
+        assert_eq!(data[510], 0xa5);
+        assert_eq!(byte_sum(&data), 0);
+        assert_eq!(Identify::parse(&data), Ok(disk()));
+    }
+
+    #[test]
+    fn a_28_bit_disk() {
+        let small = Identify {
+            sectors: Lba::MAX_28.0,
+            lba48: false,
+            flush_ext: false,
+            ..disk()
+        };
+        let mut data = unsigned(&small);
+        // Words 100 to 103 mean nothing without the feature.
+        data[200..208].fill(0x11);
+        assert_eq!(Identify::parse(&data), Ok(small));
+    }
+
+    #[test]
+    fn lba48_by_word_83_or_86_and_the_short_size_when_the_long_one_is_unset() {
+        for set in [166, 172] {
+            let mut data = unsigned(&disk());
+            data[167] &= !0x04;
+            data[173] &= !0x04;
+            assert!(!Identify::parse(&data).unwrap().lba48);
+            data[set + 1] |= 0x04;
+            assert_eq!(Identify::parse(&data).unwrap().sectors, disk().sectors);
+            data[200..208].fill(0);
+            assert_eq!(Identify::parse(&data).unwrap().sectors, Lba::MAX_28.0);
+        }
+    }
+
+    #[test]
+    fn a_flush_is_claimed_only_when_valid_supported_and_enabled() {
+        let clear: [(usize, u8); 4] = [(167, 0xc0), (167, 0x30), (173, 0x30), (167, 0x00)];
+        for (at, bits) in clear {
+            let mut data = unsigned(&disk());
+            data[at] &= !bits;
+            if bits == 0 {
+                // Bits 15:14 of word 83 all set: an absent word of a bus that floats.
+                data[at] |= 0xc0;
+            }
+            let parsed = Identify::parse(&data).unwrap();
+            assert!(!parsed.flush && !parsed.flush_ext, "byte {at}, {bits:#x}");
+        }
+        let mut data = unsigned(&disk());
+        data[173] &= !0x20;
+        let parsed = Identify::parse(&data).unwrap();
+        assert!(parsed.flush && !parsed.flush_ext);
+    }
+
+    #[test]
+    fn a_checksum_is_held_to_when_it_is_there() {
+        let mut data = emitted(&disk());
+        data[300] ^= 1;
+        assert_eq!(Identify::parse(&data), Err(IdentifyError::Checksum));
+        data[510] = 0;
+        assert!(Identify::parse(&data).is_ok());
+    }
+
+    #[test]
+    fn other_devices_are_refused() {
+        assert_eq!(
+            Identify::parse(&[0xff; SECTOR_BYTES]),
+            Err(IdentifyError::NotAta)
+        );
+        let mut data = unsigned(&disk());
+        data[..2].copy_from_slice(&0x85c0_u16.to_le_bytes());
+        assert_eq!(
+            Identify::parse(&data),
+            Err(IdentifyError::NotAta),
+            "a CD drive"
+        );
+        data[..2].copy_from_slice(&0x848a_u16.to_le_bytes());
+        assert!(Identify::parse(&data).is_ok(), "a CompactFlash card");
+
+        let mut data = unsigned(&disk());
+        set_word(&mut data, 106, VALID | BIT_LONG_SECTORS);
+        set_words::<2>(&mut data, 117, 2048);
+        assert_eq!(
+            Identify::parse(&data),
+            Err(IdentifyError::SectorBytes(4096))
+        );
+        set_words::<2>(&mut data, 117, 256);
+        assert!(Identify::parse(&data).is_ok());
+
+        let mut data = unsigned(&disk());
+        set_words::<4>(&mut data, 100, 1 << 48);
+        assert_eq!(Identify::parse(&data).unwrap().sectors, 1 << 48);
+        set_words::<4>(&mut data, 100, (1 << 48) + 1);
+        assert_eq!(
+            Identify::parse(&data),
+            Err(IdentifyError::TooManySectors((1 << 48) + 1))
+        );
+    }
+
+    #[test]
+    fn nothing_is_no_error_but_an_empty_disk() {
+        let nothing = Identify::parse(&[0; SECTOR_BYTES]).unwrap();
+        assert_eq!((nothing.sectors, nothing.lba48), (0, false));
+        assert_eq!(nothing.model.to_string(), "");
+    }
+
+    #[test]
+    fn strings_are_trimmed_and_made_fit_for_terminals() {
+        assert_eq!(
+            IdentifyString(*b"  a\x1b[2J\xff b\0  ").to_string(),
+            "a?[2J? b"
+        );
+        assert_eq!(IdentifyString(*b" \0 \0").as_bytes(), b"");
+        assert!(IdentifyString::<4>::new("abcd").is_some());
+        assert!(IdentifyString::<4>::new("abcde").is_none());
+        assert!(IdentifyString::<4>::new("a\n").is_none());
+    }
+
+    #[test]
+    fn success_as_linux_masks_it() {
+        for status in 0..=u8::MAX {
+            assert_eq!(status_ok(status), status & 0xa9 == 0);
+        }
+    }
+
+    #[test]
+    fn addresses_end_at_48_bits() {
+        assert_eq!(Lba(Lba::MAX.0 - 1).checked_add(1), Some(Lba::MAX));
+        assert_eq!(Lba::MAX.checked_add(1), None);
+        assert_eq!(Lba(1).checked_add(u64::MAX), None);
+        assert_eq!(SectorCount(u16::MAX).bytes(), 65_535 * 512);
+    }
+}

@@ -303,3 +303,135 @@ impl EthernetRepr {
         Ok(header_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    const TAGGED: [u8; 18] = [
+        2, 0, 0, 0, 0, 0xa, 2, 0, 0, 0, 0, 0xc, 0x81, 0, 0x60, 0x64, 0x88, 0xa2,
+    ];
+
+    fn repr(vlans: [Option<VlanTag>; 2]) -> EthernetRepr {
+        EthernetRepr {
+            dst: MacAddr([2, 0, 0, 0, 0, 0xa]),
+            src: MacAddr([2, 0, 0, 0, 0, 0xc]),
+            vlans,
+            ethertype: EtherType::AOE,
+        }
+    }
+
+    #[test]
+    fn one_tag() {
+        let expected = repr([VlanTag::new(100, 3), None]);
+        assert_eq!(EthernetRepr::parse(&TAGGED), Ok((expected, 18)));
+        let mut out = [0; 18];
+        assert_eq!(expected.emit(&mut out), Ok(18));
+        assert_eq!(out, TAGGED);
+    }
+
+    #[test]
+    fn either_tpid_in_either_place() {
+        let expected = repr([VlanTag::new(1, 0), VlanTag::new(2, 7)]);
+        let mut out = [0; 22];
+        assert_eq!(expected.emit(&mut out), Ok(22));
+        assert_eq!(out[12..], [0x88, 0xa8, 0, 1, 0x81, 0, 0xe0, 2, 0x88, 0xa2]);
+        for tpids in [
+            [0x8100_u16, 0x8100],
+            [0x88a8, 0x88a8],
+            [0x8100, 0x88a8],
+            [0x88a8, 0x8100],
+        ] {
+            out[12..14].copy_from_slice(&tpids[0].to_be_bytes());
+            out[16..18].copy_from_slice(&tpids[1].to_be_bytes());
+            assert_eq!(EthernetRepr::parse(&out), Ok((expected, 22)), "{tpids:x?}");
+        }
+        let mut single = TAGGED;
+        single[12..14].copy_from_slice(&0x88a8_u16.to_be_bytes());
+        assert_eq!(
+            EthernetRepr::parse(&single),
+            EthernetRepr::parse(&TAGGED),
+            "a single service tag"
+        );
+    }
+
+    #[test]
+    fn a_third_tag_is_refused() {
+        let mut frame = [0; 64];
+        for at in [12, 16, 20] {
+            frame[at..at + 2].copy_from_slice(&[0x81, 0]);
+        }
+        assert_eq!(
+            EthernetRepr::parse(&frame),
+            Err(EthernetError::TooManyVlanTags)
+        );
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for len in 0..TAGGED.len() {
+            let need_bytes = if len < 14 { 14 } else { 18 };
+            let error = EthernetError::Truncated {
+                need_bytes,
+                have_bytes: len,
+            };
+            assert_eq!(EthernetRepr::parse(&TAGGED[..len]), Err(error));
+        }
+        let mut short = [0xaa; 17];
+        let tagged = repr([VlanTag::new(0, 0), None]);
+        assert_eq!(
+            tagged.emit(&mut short),
+            Err(BufferTooSmall {
+                need_bytes: 18,
+                have_bytes: 17
+            })
+        );
+        assert_eq!(short, [0xaa; 17]);
+    }
+
+    #[test]
+    fn tags_are_held_to_their_fields() {
+        assert_eq!(VlanTag::new(4096, 0), None);
+        assert_eq!(VlanTag::new(0, 8), None);
+        let tag = VlanTag::new(4095, 7).unwrap().with_drop_eligible(true);
+        assert_eq!(
+            (tag.id(), tag.priority(), tag.drop_eligible()),
+            (4095, 7, true)
+        );
+        assert_eq!(
+            tag.with_drop_eligible(false),
+            VlanTag::new(4095, 7).unwrap()
+        );
+    }
+
+    #[test]
+    fn addresses_as_text() {
+        let mac = MacAddr([0x02, 0, 0xab, 0xcd, 0xef, 0x0a]);
+        assert_eq!(mac.to_string(), "02:00:ab:cd:ef:0a");
+        assert_eq!("02:00:ab:cd:ef:0a".parse(), Ok(mac));
+        assert_eq!("02-00-AB-CD-EF-0A".parse(), Ok(mac));
+        for bad in [
+            "",
+            "02:00:ab:cd:ef",
+            "02:00:ab:cd:ef:0",
+            "02:00:ab:cd:ef:0a:",
+            "02:00:ab:cd:ef-0a",
+            "02.00.ab.cd.ef.0a",
+            "02:00:ab:cd:ef:0g",
+            "2:0:ab:cd:ef:0a:00",
+            "+2:00:ab:cd:ef:0a",
+        ] {
+            assert_eq!(bad.parse::<MacAddr>(), Err(ParseMacError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn groups() {
+        assert!(MacAddr::BROADCAST.is_broadcast() && MacAddr::BROADCAST.is_multicast());
+        let group = MacAddr([1, 0, 0x5e, 0, 0, 1]);
+        assert!(group.is_multicast() && !group.is_broadcast());
+        assert!(!MacAddr::ZERO.is_multicast() && !MacAddr([2, 0, 0, 0, 0, 1]).is_multicast());
+    }
+}
