@@ -243,6 +243,16 @@ fn list_vectors() {
         "hand_mask_list_full",
         response(0x8000_0002, Body::MacMask(full)),
     );
+    // After an error there are no directives to emit, even if the caller left some.
+    let mut out = [0xaa; 32];
+    let left = MaskRepr {
+        directives: add,
+        ..full
+    };
+    assert_eq!(
+        request(1, Body::MacMask(left)).emit(&mut out),
+        Ok(AOE_HEADER_BYTES + 4)
+    );
     means(
         "vblade_mask_empty",
         Repr {
@@ -531,4 +541,30 @@ fn payload_by_mtu() {
         let used = ATA_HEADER_BYTES + sectors_by_mtu(mtu_bytes) * 512;
         assert!(used <= mtu_bytes && mtu_bytes - used < 512);
     }
+}
+
+/// The seeds of the fuzz target `wire_frame` are these vectors; with `SANDRAIL_BLESS=1` the test writes them.
+#[test]
+fn fuzz_seeds_are_the_golden_vectors() {
+    let folder =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds/wire_frame");
+    let bless = std::env::var_os("SANDRAIL_BLESS").is_some();
+    if bless {
+        std::fs::create_dir_all(&folder).unwrap();
+    }
+    for (name, _) in FRAMES {
+        let path = folder.join(name);
+        if bless {
+            std::fs::write(&path, frame(name)).unwrap();
+        }
+        let seed =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(
+            seed,
+            frame(name),
+            "{name}: run this test with SANDRAIL_BLESS=1"
+        );
+    }
+    let seeds = std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(seeds, FRAMES.len(), "a seed without a vector");
 }
