@@ -1,0 +1,233 @@
+//! Ends: of commands, of requests, and of what their late copies keep closed.
+
+use super::api::{Completion, IoError, Notice, Operation, Outcome, RestartEvidence, TargetId};
+use super::command::{Kind, State};
+use super::config::{StaleWriteRule, TargetOrder};
+use super::list::NONE;
+use super::request::RequestState;
+use super::target::Phase;
+use super::{Initiator, kind_of};
+use crate::time::Instant;
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+    /// Takes a command off the list it is on.
+    fn unlink(&mut self, slot: u16) {
+        let command = *self.commands.get(slot);
+        if command.state == State::Loose {
+            return;
+        }
+        let path = self.targets[usize::from(command.target)].path_mut(command.path);
+        let list = match command.state {
+            State::Flying => &mut path.flying,
+            State::Slow => &mut path.slow,
+            State::Resend => &mut path.resend,
+            State::Lingering => &mut path.lingering,
+            State::Free | State::Loose => unreachable!("on no list"),
+        };
+        list.remove(&mut self.commands.table, slot);
+    }
+
+    /// Ends a command: at once, or, if a late copy of it could do harm, when its copies are accounted for.
+    pub(super) fn end_command(&mut self, now: Instant, slot: u16) {
+        self.unlink(slot);
+        let command = *self.commands.get(slot);
+        if command.request != NONE {
+            self.requests.get_mut(command.request).commands -= 1;
+        }
+        if !command.kind.is_closing() || command.all_answered() {
+            self.commands.release(slot);
+            return;
+        }
+        self.commands.get_mut(slot).state = State::Lingering;
+        self.requests.get_mut(command.request).lingering += 1;
+        self.counters.lingered += 1;
+        let dead_after = self.dead_after();
+        let path = self.targets[usize::from(command.target)].path_mut(command.path);
+        path.lingering.push_back(&mut self.commands.table, slot);
+        path.want_probe(now + dead_after);
+    }
+
+    /// How long after its leaving the machine a copy is dead, once a probe sent then is answered (S2).
+    pub(super) fn dead_after(&self) -> core::time::Duration {
+        match self.config.target_order {
+            TargetOrder::Serial => self.config.frame_lifetime,
+            TargetOrder::Parallel => self.config.frame_lifetime * 2,
+        }
+    }
+
+    /// A lingering command's last copy is accounted for.
+    pub(super) fn end_lingering(&mut self, now: Instant, slot: u16) {
+        self.unlink(slot);
+        let request = self.commands.get(slot).request;
+        self.commands.release(slot);
+        let entry = self.requests.get_mut(request);
+        entry.lingering -= 1;
+        if entry.state == RequestState::Over {
+            self.try_release(now, request);
+        }
+    }
+
+    /// Opens the range of a request that is over and gives its slot back, when nothing of it is left.
+    fn try_release(&mut self, now: Instant, slot: u16) {
+        let request = self.requests.get(slot);
+        if request.commands > 0 || request.lingering > 0 {
+            return;
+        }
+        let target = request.target;
+        self.open_range(now, slot);
+        self.requests.release(slot);
+        self.finish_draining(target);
+    }
+
+    fn open_range(&mut self, now: Instant, slot: u16) {
+        let request = self.requests.get_mut(slot);
+        if !core::mem::take(&mut request.closes) {
+            return;
+        }
+        let (target, lba) = (request.target, request.lba);
+        self.targets[usize::from(target)].ranges.open(lba, slot);
+        if !self.targets[usize::from(target)].waiting.is_empty() {
+            self.wake_waiting(now, target);
+        }
+    }
+
+    /// Ends all commands of a request that are under way. Rare: an error, a deadline, a restart.
+    fn end_commands_of(&mut self, now: Instant, request: u16) {
+        for slot in 0..self.config.commands_max {
+            if self.requests.get(request).commands == 0 {
+                break;
+            }
+            let command = self.commands.get(slot);
+            let live = matches!(command.state, State::Flying | State::Slow | State::Resend);
+            if live && command.request == request {
+                self.end_command(now, slot);
+            }
+        }
+    }
+
+    /// Gives the caller its answer. What late copies could still do keeps the slot and the range.
+    pub(super) fn finish(&mut self, now: Instant, slot: u16, result: Result<Outcome, IoError>) {
+        self.end_commands_of(now, slot);
+        let id = self.requests.id(slot);
+        let request = self.requests.get_mut(slot);
+        let before = core::mem::replace(&mut request.state, RequestState::Over);
+        let target = &mut self.targets[usize::from(request.target)];
+        let completion = Completion {
+            id,
+            target: TargetId(request.target),
+            operation: request.operation,
+            user: request.user,
+            submitted_at: request.submitted_at,
+            result,
+            buffer: request
+                .buffer
+                .take()
+                .expect("an open request has its buffer"),
+        };
+        match before {
+            RequestState::Ready => target.ready.remove(&mut self.requests.table, slot),
+            RequestState::Waiting => target.waiting.remove(&mut self.requests.table, slot),
+            RequestState::Issued => {}
+            RequestState::Free | RequestState::Over => unreachable!("finished twice"),
+        }
+        if matches!(completion.result, Ok(Outcome::Written)) {
+            target.write_mark += 1;
+        }
+        self.events.push_back(completion);
+        if self.config.stale_write_rule == StaleWriteRule::Off {
+            self.open_range(now, slot);
+        }
+        self.try_release(now, slot);
+        if before == RequestState::Waiting {
+            self.wake_waiting(now, self.requests.get(slot).target);
+        }
+    }
+
+    /// All sectors of a request are answered.
+    pub(super) fn finish_answered(&mut self, now: Instant, slot: u16) {
+        let request = self.requests.get(slot);
+        let outcome = match request.operation {
+            Operation::Read { .. } => Outcome::Read,
+            Operation::Write { .. } => Outcome::Written,
+            _ => unreachable!("only data is counted in sectors"),
+        };
+        self.finish(now, slot, Ok(outcome));
+    }
+
+    /// Sends a request again from its start: the path or the payload that its commands were cut for is gone. Writing the
+    /// same data twice does no harm while the range is closed, and it is, until every copy is accounted for.
+    pub(super) fn restart(&mut self, now: Instant, slot: u16) {
+        self.counters.request_restarts += 1;
+        self.end_commands_of(now, slot);
+        let request = self.requests.get_mut(slot);
+        request.cursor = 0;
+        request.done = 0;
+        let target = &mut self.targets[usize::from(request.target)];
+        if request.state == RequestState::Issued {
+            request.state = RequestState::Ready;
+            target.ready.push_front(&mut self.requests.table, slot);
+        }
+    }
+
+    /// The target may have restarted: what it acknowledged and did not flush counts as lost (S7). An acknowledgement of its former
+    /// life may still be on its way, so writes under way count, too.
+    pub(super) fn suspect_restart(&mut self, target: u8, evidence: RestartEvidence) {
+        let under_way = (0..self.config.commands_max).any(|slot| {
+            let command = self.commands.get(slot);
+            let live = matches!(command.state, State::Flying | State::Resend);
+            live && command.kind == Kind::Write && command.target == target
+        });
+        let entry = &mut self.targets[usize::from(target)];
+        entry.identify_due = true;
+        let unflushed = entry.write_mark > entry.flushed_mark || under_way;
+        if unflushed && entry.suspect.is_none() {
+            entry.suspect = Some(evidence);
+        }
+        if entry.phase == Phase::Up {
+            self.notice(Notice::RestartSuspected {
+                target: TargetId(target),
+                evidence,
+                unflushed,
+            });
+        }
+    }
+
+    /// Lets a target go that is detached or could not be attached.
+    pub(super) fn abandon(&mut self, target: u8) {
+        for slot in 0..self.config.commands_max {
+            let command = *self.commands.get(slot);
+            let live = !matches!(command.state, State::Free | State::Lingering);
+            if live && command.target == target && command.kind != Kind::Discover {
+                assert_eq!(command.request, NONE, "its requests are finished");
+                self.unlink(slot);
+                self.commands.release(slot);
+            }
+        }
+        let entry = &mut self.targets[usize::from(target)];
+        entry.phase = Phase::Draining;
+        entry.identify_due = false;
+        for path in entry.paths.iter_mut().flatten() {
+            path.trial = None;
+            path.probes = [NONE; super::path::PROBES_OUT_MAX];
+        }
+        self.finish_draining(target);
+    }
+
+    fn finish_draining(&mut self, target: u8) {
+        let entry = &mut self.targets[usize::from(target)];
+        let lingers = entry
+            .paths
+            .iter()
+            .flatten()
+            .any(|path| !path.lingering.is_empty());
+        if entry.phase == Phase::Draining && !lingers {
+            entry.phase = Phase::Free;
+            entry.paths = [None; super::config::PATHS_MAX];
+        }
+    }
+
+    /// Whether an operation's copies are counted.
+    pub(super) fn kind_of_request(&self, slot: u16) -> Kind {
+        kind_of(self.requests.get(slot).operation)
+    }
+}

@@ -1,0 +1,243 @@
+//! What time alone brings about: retransmissions, silence, probes, deadlines.
+
+use core::time::Duration;
+
+use super::Initiator;
+use super::api::{IoError, Notice, TargetId};
+use super::command::State;
+use super::list::{Linked, NONE};
+use super::path::{Path, SILENT_AFTER_TIMEOUTS};
+use super::target::{Phase, Target};
+use crate::time::Instant;
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+    /// Does what is due. To be called when [`Self::poll_timeout`] is reached; at other times it does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for place in 0..self.targets.len() {
+            if self.targets[place].phase == Phase::Free {
+                continue;
+            }
+            let number = u8::try_from(place).expect("TARGETS_MAX fits");
+            self.attach_timers(now, number);
+            if now >= self.writes_open_at && !self.targets[place].waiting.is_empty() {
+                self.wake_waiting(now, number);
+            }
+            for path in 0..self.targets[place].paths.len() {
+                if self.targets[place].paths[path].is_some() {
+                    self.path_timers(now, number, u8::try_from(path).expect("PATHS_MAX fits"));
+                }
+            }
+        }
+        if self.deadline_floor.is_some_and(|floor| floor <= now) {
+            self.expire(now);
+        }
+        self.last_called = now;
+    }
+
+    /// When [`Self::handle_timeout`] has something to do next; `None`: not before something else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let targets = self
+            .targets
+            .iter()
+            .filter(|target| target.phase != Phase::Free);
+        let due = targets.filter_map(|target| self.target_due(target)).min();
+        match (due, self.deadline_floor) {
+            (Some(due), Some(floor)) => Some(due.min(floor)),
+            (due, floor) => due.or(floor),
+        }
+    }
+
+    fn target_due(&self, target: &Target) -> Option<Instant> {
+        let quarantine = (!target.waiting.is_empty() && self.last_called < self.writes_open_at)
+            .then_some(self.writes_open_at);
+        let paths = target
+            .paths
+            .iter()
+            .flatten()
+            .filter_map(|path| self.path_due(target, path));
+        paths.chain(quarantine).chain(self.attach_due(target)).min()
+    }
+
+    fn path_due(&self, target: &Target, path: &Path) -> Option<Instant> {
+        let mut due = path.probe_at;
+        let mut add = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
+        if let Some(trial) = &path.trial {
+            add(trial.next_try_at);
+        }
+        if let Some(at) = self.keepalive_at(target, path) {
+            add(at);
+        }
+        if !path.silent {
+            if path.flying.head() != NONE {
+                add(self.flying_due(path));
+            }
+            let mut slot = path.slow.head();
+            while slot != NONE {
+                add(self.slow_due(slot));
+                slot = self.commands.get(slot).links().next();
+            }
+        }
+        due
+    }
+
+    /// When the oldest data command is overdue.
+    fn flying_due(&self, path: &Path) -> Instant {
+        let sent_at = self.commands.get(path.flying.head()).last_sent;
+        sent_at.max(path.timer_floor) + path.rtt.rto(&self.config)
+    }
+
+    /// When a flush or control command is asked again: it may take its time, and its retransmission is cheap.
+    fn slow_due(&self, slot: u16) -> Instant {
+        let command = self.commands.get(slot);
+        let doubled = self.config.rto_initial * (1 << (command.copies.max(1) - 1).min(10));
+        command.last_sent + doubled.min(self.config.rto_max)
+    }
+
+    /// When to ask whether a path lives though nothing is wanted of it: unflushed writes must not miss a restart (S7), and an
+    /// unanswered probe is followed by another.
+    fn keepalive_at(&self, target: &Target, path: &Path) -> Option<Instant> {
+        if target.phase != Phase::Up {
+            return None;
+        }
+        let unflushed = target.write_mark > target.flushed_mark && target.suspect.is_none();
+        let waits = !path.slow.is_empty() || path.is_probing() || path.silent;
+        let since = path.probed_at.max(path.heard_at);
+        (unflushed || waits)
+            .then_some(if waits { path.probed_at } else { since } + self.config.probe_interval)
+    }
+
+    fn path_timers(&mut self, now: Instant, number: u8, path_number: u8) {
+        let target = &self.targets[usize::from(number)];
+        let path = target.path(path_number);
+        if self.keepalive_at(target, path).is_some_and(|at| at <= now) {
+            self.targets[usize::from(number)]
+                .path_mut(path_number)
+                .want_probe(now);
+        }
+        self.trial_timers(now, number, path_number);
+        if self.targets[usize::from(number)].path(path_number).silent {
+            return;
+        }
+        self.slow_timers(now, number, path_number);
+        let path = self.targets[usize::from(number)].path(path_number);
+        if path.flying.head() != NONE && self.flying_due(path) <= now {
+            self.on_timeout(now, number, path_number);
+        }
+    }
+
+    fn slow_timers(&mut self, now: Instant, number: u8, path_number: u8) {
+        let mut slot = self.targets[usize::from(number)]
+            .path(path_number)
+            .slow
+            .head();
+        while slot != NONE {
+            let next = self.commands.get(slot).links().next();
+            if self.slow_due(slot) <= now {
+                let path = self.targets[usize::from(number)].path_mut(path_number);
+                path.slow.remove(&mut self.commands.table, slot);
+                self.commands.get_mut(slot).state = State::Resend;
+                path.resend.push_back(&mut self.commands.table, slot);
+            }
+            slot = next;
+        }
+    }
+
+    /// The oldest data command is overdue: all that are go out again; several times in a row, and the path is silent.
+    fn on_timeout(&mut self, now: Instant, number: u8, path_number: u8) {
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        let rto = path.rtt.rto(&self.config);
+        let mut shrinks = false;
+        while path.flying.head() != NONE {
+            let slot = path.flying.head();
+            let sent_at = self.commands.get(slot).last_sent;
+            if sent_at.max(path.timer_floor) + rto > now {
+                break;
+            }
+            shrinks |= sent_at >= path.shrunk_at;
+            path.flying.remove(&mut self.commands.table, slot);
+            self.commands.get_mut(slot).state = State::Resend;
+            path.resend.push_back(&mut self.commands.table, slot);
+            self.counters.timeouts += 1;
+        }
+        path.rtt.back_off();
+        path.timeouts_in_row = path.timeouts_in_row.saturating_add(1);
+        if shrinks {
+            path.shrunk_at = now;
+            if path.timeouts_in_row > 1 {
+                path.window.collapse();
+            } else {
+                path.window.shrink();
+            }
+        }
+        if path.timeouts_in_row >= SILENT_AFTER_TIMEOUTS {
+            self.go_silent(now, number, path_number);
+        } else {
+            self.suspect_black_hole(now, number, path_number);
+        }
+    }
+
+    /// Stops sending data along a path that answers nothing: copies of WRITEs would heap up in the target's socket (S2). Config
+    /// queries go on; what can go another way does.
+    fn go_silent(&mut self, now: Instant, number: u8, path_number: u8) {
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        path.silent = true;
+        path.want_probe(now);
+        let info = path.info(&self.config);
+        self.notice(Notice::PathSilent(TargetId(number), info));
+        let others = |path: &&Path| path.is_usable();
+        if self.targets[usize::from(number)]
+            .paths
+            .iter()
+            .flatten()
+            .any(|path| others(&path))
+        {
+            self.restart_requests_on(now, number, path_number, 0);
+        }
+    }
+
+    /// Sends again, from its start, every request with a command of more than `sectors` on this path.
+    pub(super) fn restart_requests_on(
+        &mut self,
+        now: Instant,
+        number: u8,
+        path_number: u8,
+        sectors: u16,
+    ) {
+        for slot in 0..self.config.commands_max {
+            let command = *self.commands.get(slot);
+            let live = matches!(command.state, State::Flying | State::Slow | State::Resend);
+            let here = command.target == number && command.path == path_number;
+            if live && here && command.request != NONE && command.count > sectors {
+                self.restart(now, command.request);
+            } else if live && here && command.request == NONE && sectors == 0 {
+                // Our own IDENTIFY can be asked elsewhere.
+                self.end_command(now, slot);
+                self.targets[usize::from(number)].identify_out = false;
+            }
+        }
+    }
+
+    /// Fails what is past its deadline.
+    fn expire(&mut self, now: Instant) {
+        let mut floor: Option<Instant> = None;
+        for slot in 0..self.config.requests_max {
+            let request = self.requests.get(slot);
+            if !request.is_open() {
+                continue;
+            }
+            let deadline = request.deadline;
+            if deadline > now {
+                floor = Some(floor.map_or(deadline, |floor: Instant| floor.min(deadline)));
+                continue;
+            }
+            let (copies, target) = (request.copies, &self.targets[usize::from(request.target)]);
+            let quiet = |path: &Path| {
+                path.silent || now.saturating_since(path.heard_at) > Duration::from_secs(1)
+            };
+            let silent = target.paths.iter().flatten().all(quiet);
+            self.finish(now, slot, Err(IoError::Deadline { copies, silent }));
+        }
+        self.deadline_floor = floor;
+    }
+}

@@ -1,0 +1,483 @@
+//! What to send next, and its bytes.
+
+use std::collections::VecDeque;
+
+use sandrail_wire::aoe::{
+    AtaRepr, Body, ConfigCommand, ConfigRepr, MacList, MaskDirectives, MaskRepr, Repr, ReserveRepr,
+    VERSION,
+};
+use sandrail_wire::ata::SECTOR_BYTES;
+use sandrail_wire::{EtherType, Lba, MacAddr, TargetAddr};
+
+use super::api::{InterfaceId, Operation};
+use super::command::{COPIES_MAX, Kind, State};
+use super::config::{InterfaceConfig, PROBE_COMMANDS, TARGETS_MAX};
+use super::list::NONE;
+use super::request::RequestState;
+use super::target::Phase;
+use super::{Initiator, kind_of};
+use crate::time::Instant;
+
+/// Room for the longest frame without data: Ethernet with two tags, AoE, config arguments and a string of 1024 bytes, or 255 directives.
+pub(super) const SCRATCH_BYTES: usize = 22 + 10 + 4 + 255 * 8;
+/// What a link takes as a header; a longer control frame goes on in the payload.
+const HEADER_BYTES_MAX: usize = 64;
+/// Copies of WRITEs that may wait in a link for their completion.
+const WRITE_LOG_MAX: usize = 8192;
+/// Filler of a config query that is to be as long as a WRITE: 255 sectors.
+static FILLER: [u8; 255 * SECTOR_BYTES] = [0; 255 * SECTOR_BYTES];
+
+/// One frame: the header, then the payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit<'a> {
+    /// Ethernet, AoE and arguments; at most 64 bytes.
+    pub header: &'a [u8],
+    /// What follows. Borrowed from the request's buffer: copy it before the next call.
+    pub payload: &'a [u8],
+}
+
+/// A copy of a WRITE that the link has, and may not have sent.
+#[derive(Clone, Copy, Debug)]
+struct Unsent {
+    number: u64,
+    slot: u16,
+    generation: u16,
+    copies: u8,
+}
+
+/// A local interface.
+#[derive(Debug)]
+pub(super) struct Interface {
+    pub(super) config: InterfaceConfig,
+    /// Frames given to the link.
+    polled: u64,
+    unsent: VecDeque<Unsent>,
+    pub(super) discover_due: bool,
+    discover_slot: u16,
+}
+
+impl Interface {
+    pub(super) fn new(config: InterfaceConfig) -> Self {
+        Self {
+            config,
+            polled: 0,
+            unsent: VecDeque::with_capacity(WRITE_LOG_MAX),
+            discover_due: false,
+            discover_slot: NONE,
+        }
+    }
+}
+
+/// A frame that was decided on: this copy of this command, to this MAC.
+#[derive(Clone, Copy, Debug)]
+struct Decided {
+    slot: u16,
+    copy: u8,
+    dst: MacAddr,
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+    /// The next frame for `interface`. Whoever asks must send it, in the order asked for, on that interface: what is returned
+    /// counts as sent.
+    pub fn poll_transmit(&mut self, now: Instant, interface: InterfaceId) -> Option<Transmit<'_>> {
+        self.last_called = now;
+        let decided = self.decide(now, interface)?;
+        let entry = &mut self.interfaces[usize::from(interface.0)];
+        let command = self.commands.get(decided.slot);
+        if command.kind.is_closing() {
+            entry.unsent.push_back(Unsent {
+                number: entry.polled,
+                slot: decided.slot,
+                generation: command.generation(),
+                copies: command.copies,
+            });
+        }
+        entry.polled += 1;
+        self.counters.tx_frames += 1;
+        self.counters.tx_copies += u64::from(decided.copy > 0);
+        if command.request != NONE {
+            self.requests.get_mut(command.request).copies += 1;
+        }
+        Some(self.encode(interface, decided))
+    }
+
+    /// Of all frames polled for `interface`, the first `completed` have left the machine: their lifetime in the network begins (S2).
+    pub fn handle_sent(&mut self, now: Instant, interface: InterfaceId, completed: u64) {
+        let entry = &mut self.interfaces[usize::from(interface.0)];
+        while let Some(unsent) = entry.unsent.front()
+            && unsent.number < completed
+        {
+            let command = self.commands.get_mut(unsent.slot);
+            let same = command.state != State::Free
+                && command.generation() == unsent.generation
+                && command.copies == unsent.copies;
+            if same {
+                command.left_at = Some(now);
+            }
+            entry.unsent.pop_front();
+        }
+    }
+
+    fn decide(&mut self, now: Instant, interface: InterfaceId) -> Option<Decided> {
+        if self.interfaces[usize::from(interface.0)].discover_due
+            && let Some(decided) = self.decide_discover(now, interface)
+        {
+            return Some(decided);
+        }
+        for step in 0..TARGETS_MAX {
+            let place = (self.next_target + step) % TARGETS_MAX;
+            let target = &self.targets[place];
+            if target.phase == Phase::Free {
+                continue;
+            }
+            let number = u8::try_from(place).expect("TARGETS_MAX fits");
+            if target.ask_due[usize::from(interface.0)]
+                && let Some(decided) = self.decide_ask(now, interface, number)
+            {
+                return Some(decided);
+            }
+            for path in 0..self.targets[place].paths.len() {
+                let here = self.targets[place].paths[path]
+                    .as_ref()
+                    .is_some_and(|p| p.interface == interface);
+                if !here {
+                    continue;
+                }
+                let path = u8::try_from(path).expect("PATHS_MAX fits");
+                if let Some(decided) = self.decide_path(now, number, path) {
+                    self.next_target = place;
+                    return Some(decided);
+                }
+            }
+        }
+        self.next_target = (self.next_target + 1) % TARGETS_MAX;
+        None
+    }
+
+    fn decide_discover(&mut self, now: Instant, interface: InterfaceId) -> Option<Decided> {
+        let before = self.interfaces[usize::from(interface.0)].discover_slot;
+        let slot = self.commands.allocate(now, Kind::Discover, State::Loose)?;
+        if before != NONE {
+            self.commands.release(before);
+        }
+        let entry = &mut self.interfaces[usize::from(interface.0)];
+        entry.discover_slot = slot;
+        entry.discover_due = false;
+        self.commands.get_mut(slot).path = interface.0;
+        Some(self.stamped(now, slot, MacAddr::BROADCAST))
+    }
+
+    /// The config query by broadcast for a target being attached.
+    fn decide_ask(&mut self, now: Instant, interface: InterfaceId, number: u8) -> Option<Decided> {
+        let place = usize::from(interface.0);
+        let mut slot = self.targets[usize::from(number)].ask_slots[place];
+        if slot == NONE || self.commands.get(slot).copies == COPIES_MAX {
+            let fresh = self.commands.allocate(now, Kind::Attach, State::Loose)?;
+            if slot != NONE {
+                self.commands.release(slot);
+            }
+            slot = fresh;
+            let command = self.commands.get_mut(slot);
+            command.target = number;
+            command.path = interface.0;
+        }
+        let target = &mut self.targets[usize::from(number)];
+        target.ask_slots[place] = slot;
+        target.ask_due[place] = false;
+        Some(self.stamped(now, slot, MacAddr::BROADCAST))
+    }
+
+    fn decide_path(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        if let Some(decided) = self.decide_probe(now, number, path_number) {
+            return Some(decided);
+        }
+        if let Some(decided) = self.decide_trial(now, number, path_number) {
+            return Some(decided);
+        }
+        let target = &self.targets[usize::from(number)];
+        let path = target.path(path_number);
+        if path.silent {
+            return None;
+        }
+        if target.identify_due && !target.identify_out {
+            return self.decide_identify(now, number, path_number);
+        }
+        if !path.has_window() || path.trial.is_some() {
+            return None;
+        }
+        if path.resend.head() != NONE {
+            return self.decide_resend(now, number, path_number);
+        }
+        if path.is_usable() && !target.ready.is_empty() {
+            return self.decide_fresh(now, number, path_number);
+        }
+        None
+    }
+
+    fn decide_probe(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        let path = self.targets[usize::from(number)].path(path_number);
+        if path.probe_at.is_none_or(|at| at > now) {
+            return None;
+        }
+        let slot = self.commands.allocate(now, Kind::Probe, State::Loose)?;
+        let command = self.commands.get_mut(slot);
+        command.target = number;
+        command.path = path_number;
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        if !path.is_waiting() {
+            path.quiet_since = now;
+        }
+        path.probe_at = None;
+        path.probed_at = now;
+        let oldest = path.probes[0];
+        path.probes.rotate_left(1);
+        // The list is filled from its end, so that what falls out at its front is the oldest.
+        if let Some(last) = path.probes.last_mut() {
+            *last = slot;
+        }
+        let dst = path.mac;
+        if oldest != NONE {
+            self.commands.release(oldest);
+        }
+        self.counters.tx_probes += 1;
+        Some(self.stamped(now, slot, dst))
+    }
+
+    /// An IDENTIFY of our own: at the attach, and after a restart or a silence, since the disk may have another size.
+    fn decide_identify(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        let slot = self
+            .commands
+            .allocate(now, Kind::OwnIdentify, State::Slow)?;
+        let target = &mut self.targets[usize::from(number)];
+        target.identify_out = true;
+        Some(self.launch(now, slot, number, path_number))
+    }
+
+    fn decide_resend(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        loop {
+            let path = self.targets[usize::from(number)].path_mut(path_number);
+            let slot = path.resend.head();
+            if slot == NONE {
+                return None;
+            }
+            let command = *self.commands.get(slot);
+            if command.copies < COPIES_MAX {
+                if command.kind.is_closing() && !self.may_send_closing(number, path_number) {
+                    return None;
+                }
+                let path = self.targets[usize::from(number)].path_mut(path_number);
+                path.resend.remove(&mut self.commands.table, slot);
+                return Some(self.launch(now, slot, number, path_number));
+            }
+            // The tag has no room for another copy: the request goes on under a new one.
+            if command.request == NONE {
+                path.resend.remove(&mut self.commands.table, slot);
+                self.commands.release(slot);
+                self.targets[usize::from(number)].identify_out = false;
+            } else {
+                self.restart(now, command.request);
+            }
+        }
+    }
+
+    /// Sends the next piece of the first request in line.
+    fn decide_fresh(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        let target = &self.targets[usize::from(number)];
+        let request = target.ready.head();
+        let kind = self.kind_of_request(request);
+        if self.commands.free() <= PROBE_COMMANDS
+            || (kind.is_closing() && !self.may_send_closing(number, path_number))
+        {
+            return None;
+        }
+        let state = if matches!(kind, Kind::Read | Kind::Write) {
+            State::Flying
+        } else {
+            State::Slow
+        };
+        let Some(slot) = self.commands.allocate(now, kind, state) else {
+            self.counters.tag_waits += 1;
+            return None;
+        };
+        let target = &mut self.targets[usize::from(number)];
+        let payload = target.path(path_number).payload_sectors;
+        let entry = self.requests.get_mut(request);
+        let left = entry.sectors - entry.cursor;
+        let count = u16::try_from(left).unwrap_or(u16::MAX).min(payload);
+        let command = self.commands.get_mut(slot);
+        command.request = request;
+        command.offset = entry.cursor;
+        command.count = count;
+        command.lba = entry.lba + u64::from(entry.cursor);
+        entry.commands += 1;
+        entry.cursor += u32::from(count);
+        if entry.cursor == entry.sectors {
+            entry.state = RequestState::Issued;
+            target.ready.remove(&mut self.requests.table, request);
+        }
+        Some(self.launch(now, slot, number, path_number))
+    }
+
+    /// Whether the list of unsent WRITE copies has room.
+    fn may_send_closing(&self, number: u8, path_number: u8) -> bool {
+        let interface = self.targets[usize::from(number)]
+            .path(path_number)
+            .interface;
+        self.interfaces[usize::from(interface.0)].unsent.len() < WRITE_LOG_MAX
+    }
+
+    /// Puts a command on its path's list of those sent.
+    fn launch(&mut self, now: Instant, slot: u16, number: u8, path_number: u8) -> Decided {
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        if !path.is_waiting() {
+            path.quiet_since = now;
+        }
+        let command = &mut self.commands.table[usize::from(slot)];
+        command.target = number;
+        command.path = path_number;
+        let data = matches!(command.kind, Kind::Read | Kind::Write);
+        command.state = if data { State::Flying } else { State::Slow };
+        let list = if data {
+            &mut path.flying
+        } else {
+            &mut path.slow
+        };
+        list.push_back(&mut self.commands.table, slot);
+        let dst = path.mac;
+        self.stamped(now, slot, dst)
+    }
+
+    pub(super) fn stamp_trial(
+        &mut self,
+        now: Instant,
+        slot: u16,
+        dst: MacAddr,
+    ) -> (u16, u8, MacAddr) {
+        let decided = self.stamped(now, slot, dst);
+        (decided.slot, decided.copy, decided.dst)
+    }
+
+    fn decide_trial(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        let (slot, copy, dst) = self.next_trial_frame(now, number, path_number)?;
+        Some(Decided { slot, copy, dst })
+    }
+
+    fn stamped(&mut self, now: Instant, slot: u16, dst: MacAddr) -> Decided {
+        let copy = self.commands.get_mut(slot).stamp(now);
+        Decided { slot, copy, dst }
+    }
+
+    fn encode(&mut self, interface: InterfaceId, decided: Decided) -> Transmit<'_> {
+        let command = self.commands.get(decided.slot);
+        let request = (command.request != NONE).then(|| self.requests.get(command.request));
+        let buffer = request
+            .and_then(|request| request.buffer.as_ref())
+            .map_or(&[][..], AsRef::as_ref);
+        let target = &self.targets[usize::from(command.target)];
+        let addr = if command.kind == Kind::Discover {
+            TargetAddr::BROADCAST
+        } else {
+            target.addr
+        };
+        let lba48 = target
+            .identify
+            .as_ref()
+            .is_none_or(|identify| identify.lba48);
+        let count = u8::try_from(command.count).unwrap_or(u8::MAX);
+        let (mut control, mut data): (&[u8], &[u8]) = (&[], &[]);
+        let body = match command.kind {
+            Kind::Read | Kind::PayloadIn if lba48 => {
+                Body::Ata(AtaRepr::read_ext(Lba(command.lba), count))
+            }
+            Kind::Read | Kind::PayloadIn => Body::Ata(AtaRepr::read28(Lba(command.lba), count)),
+            Kind::Write => {
+                let from = command.offset as usize * SECTOR_BYTES;
+                data = &buffer[from..from + usize::from(command.count) * SECTOR_BYTES];
+                Body::Ata(if lba48 {
+                    AtaRepr::write_ext(Lba(command.lba), count)
+                } else {
+                    AtaRepr::write28(Lba(command.lba), count)
+                })
+            }
+            Kind::Flush => {
+                let ext = target
+                    .identify
+                    .as_ref()
+                    .is_some_and(|identify| identify.flush_ext);
+                Body::Ata(if ext {
+                    AtaRepr::flush_ext()
+                } else {
+                    AtaRepr::flush()
+                })
+            }
+            Kind::Identify | Kind::OwnIdentify => Body::Ata(AtaRepr::identify()),
+            Kind::Discover | Kind::Attach | Kind::Probe => {
+                Body::Config(ConfigRepr::request(ConfigCommand::Read, &[]))
+            }
+            Kind::PayloadOut => {
+                // As long as a WRITE of so many sectors: its ATA arguments are 4 bytes longer than a config query's.
+                data = &FILLER[..usize::from(command.count) * SECTOR_BYTES];
+                control = &FILLER[..4];
+                Body::Config(ConfigRepr::request(ConfigCommand::Read, &[]))
+            }
+            Kind::Query | Kind::Change => control_body(
+                request.map_or(Operation::Flush, |request| request.operation),
+                buffer,
+            ),
+        };
+        let ethernet = sandrail_wire::ethernet::EthernetRepr {
+            dst: decided.dst,
+            src: self.interfaces[usize::from(interface.0)].config.mac,
+            vlans: [self.interfaces[usize::from(interface.0)].config.vlan, None],
+            ethertype: EtherType::AOE,
+        };
+        let repr = Repr {
+            version: VERSION,
+            response: false,
+            error: None,
+            addr,
+            tag: self.commands.tag(decided.slot, decided.copy),
+            body,
+        };
+        let scratch = &mut self.scratch[..];
+        let mut end = ethernet
+            .emit(scratch)
+            .expect("the scratch holds any header");
+        end += repr
+            .emit(&mut scratch[end..])
+            .expect("the scratch holds any control frame");
+        scratch[end..end + control.len()].copy_from_slice(control);
+        end += control.len();
+        if end > HEADER_BYTES_MAX {
+            let (header, payload) = self.scratch[..end].split_at(HEADER_BYTES_MAX);
+            return Transmit { header, payload };
+        }
+        Transmit {
+            header: &self.scratch[..end],
+            payload: data,
+        }
+    }
+}
+
+/// The body of a control operation; its arguments lie in the request's buffer.
+fn control_body(operation: Operation, buffer: &[u8]) -> Body<'_> {
+    debug_assert!(
+        matches!(kind_of(operation), Kind::Query | Kind::Change),
+        "data has no control body"
+    );
+    match operation {
+        Operation::Config { command, len_bytes } => Body::Config(ConfigRepr::request(
+            command,
+            &buffer[..usize::from(len_bytes)],
+        )),
+        Operation::MaskEdit { len_bytes } => {
+            let directives = MaskDirectives::from_bytes(&buffer[..usize::from(len_bytes)]);
+            Body::MacMask(MaskRepr::edit(directives.unwrap_or(MaskDirectives::EMPTY)))
+        }
+        Operation::Reserve { command, len_bytes } => Body::Reserve(ReserveRepr {
+            command,
+            macs: MacList::from_bytes(&buffer[..usize::from(len_bytes)]).unwrap_or(MacList::EMPTY),
+        }),
+        _ => Body::MacMask(MaskRepr::read()),
+    }
+}

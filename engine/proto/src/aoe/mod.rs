@@ -1,0 +1,4 @@
+//! ATA over Ethernet: the rules of both ends.
+
+pub mod initiator;
+pub mod rotation;
