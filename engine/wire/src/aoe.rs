@@ -115,6 +115,7 @@ impl<'a> Repr<'a> {
     ///
     /// # Errors
     /// [`AoeError`]: a field is cut off, the command is unknown, or a length is not allowed.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, AoeError> {
         let (header, args) =
             bytes
@@ -166,6 +167,7 @@ impl<'a> Repr<'a> {
     /// # Errors
     /// [`BufferTooSmall`], with nothing written; also when a config string is longer than
     /// [`CONFIG_STRING_BYTES_MAX`].
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, BufferTooSmall> {
         let len_bytes = self.len_bytes();
         let (header, args) = claim(out, len_bytes)?.split_at_mut(AOE_HEADER_BYTES);
@@ -191,9 +193,9 @@ impl<'a> Repr<'a> {
 /// Sectors that fit one frame at an MTU of `mtu_bytes` (what the Ethernet header carries): `(mtu - 22) / 512`.
 ///
 /// Linux's driver, vblade and ggaoed compute `(mtu - 36) / 512`: they take the 14 bytes of the Ethernet header off as
-/// well, which the MTU never counted. It costs a sector only where an MTU lies within those 14 bytes of the next one (4118
-/// holds 8 sectors, they say 7); at 1500 and 9000 both agree. A target built on the wrong formula announces its result
-/// in [`ConfigRepr::sectors_max`], so that an initiator takes the lesser of the two.
+/// well, which the MTU never counted. It costs a sector only where an MTU lies within those 14 bytes of the next one
+/// (4118 holds 8 sectors, they say 7); at 1500 and 9000 both agree. A target built on the wrong formula announces its
+/// result in [`ConfigRepr::sectors_max`], so that an initiator takes the lesser of the two.
 #[must_use]
 pub const fn sectors_by_mtu(mtu_bytes: usize) -> usize {
     mtu_bytes.saturating_sub(ATA_HEADER_BYTES) / SECTOR_BYTES

@@ -232,6 +232,7 @@ impl EthernetRepr {
     ///
     /// # Errors
     /// [`EthernetError`] when the frame ends inside the header or has more than two tags.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<(Self, usize), EthernetError> {
         let truncated = |need_bytes| EthernetError::Truncated {
             need_bytes,
@@ -282,6 +283,7 @@ impl EthernetRepr {
     ///
     /// # Errors
     /// [`BufferTooSmall`], with nothing written.
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, BufferTooSmall> {
         let header_bytes = self.header_len();
         let out = claim(out, header_bytes)?;

@@ -61,7 +61,8 @@ impl<'a> FrameRef<'a> {
         self.len_bytes
     }
 
-    /// Copies the bytes from `offset` into all of `out`; `false`, and nothing usable in `out`, when the frame is shorter.
+    /// Copies the bytes from `offset` into all of `out`; `false`, and nothing usable in `out`, when the frame is
+    /// shorter.
     #[must_use]
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset

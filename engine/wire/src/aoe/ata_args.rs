@@ -162,6 +162,7 @@ impl AtaRepr {
         Lba(u64::from_le_bytes([l0, l1, l2, l3 & 0x0f, 0, 0, 0, 0]))
     }
 
+    #[inline]
     pub(super) fn parse(args: Args<'_>) -> Result<Self, AoeError> {
         let (fields, _) = args.fixed::<ATA_ARGS_BYTES>("ATA arguments")?;
         let [
@@ -191,6 +192,7 @@ impl AtaRepr {
         })
     }
 
+    #[inline]
     pub(super) fn emit(&self, out: &mut [u8]) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         out[0] = flag(self.lba48, FLAG_LBA48)
