@@ -442,10 +442,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if let Some(evidence) = target.suspect {
             return Err(IoError::UnflushedLost(evidence));
         }
-        let claims = target
-            .identify
-            .as_ref()
-            .is_some_and(|identify| identify.flush || identify.flush_ext);
+        let claims = target.claims_flush();
         let ok = ata::status_ok(ata.command_status);
         if claims && !ok {
             return Err(ata_error(ata));
@@ -587,10 +584,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
 fn body_fits(kind: Kind, lba: u64, count: u16, repr: &Repr<'_>) -> bool {
     match (kind, repr.body) {
         (Kind::Read | Kind::Write | Kind::PayloadIn, Body::Ata(ata)) => {
-            // A disk's error may name the sector that failed; an AoE error's registers may mean nothing.
+            // A disk's error may name the sector that failed; a refusal may be cut short before its registers.
             let at = ata.lba().0;
-            let failed = repr.error.is_some() || !ata::status_ok(ata.command_status);
-            at == lba || (failed && at >= lba && at < lba + u64::from(count))
+            let failed =
+                !ata::status_ok(ata.command_status) && (lba..lba + u64::from(count)).contains(&at);
+            repr.error.is_some() || failed || at == lba
         }
         (Kind::Flush | Kind::Identify | Kind::OwnIdentify, Body::Ata(_))
         | (Kind::Probe | Kind::PayloadOut, Body::Config(_)) => true,

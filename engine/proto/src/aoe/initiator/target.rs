@@ -123,6 +123,14 @@ impl Target {
             .map_or(0, |identify| identify.sectors)
     }
 
+    /// Whether it promises to flush. vblade sets bit 12 of words 83 and 86 (FLUSH) and does nothing on FLUSH: only bit 13 (FLUSH EXT)
+    /// together with it is a promise.
+    pub(super) fn claims_flush(&self) -> bool {
+        self.identify
+            .as_ref()
+            .is_some_and(|identify| identify.flush && identify.flush_ext)
+    }
+
     /// Frames that may be under way on one path: the target's buffers, fairly shared.
     pub(super) fn window_cap(&self, config: &InitiatorConfig) -> u16 {
         (self.buffer_count / config.window_sharers).clamp(1, config.window_max)

@@ -399,17 +399,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                     AtaRepr::write28(Lba(command.lba), count)
                 })
             }
-            Kind::Flush => {
-                let ext = target
-                    .identify
-                    .as_ref()
-                    .is_some_and(|identify| identify.flush_ext);
-                Body::Ata(if ext {
-                    AtaRepr::flush_ext()
-                } else {
-                    AtaRepr::flush()
-                })
-            }
+            Kind::Flush => Body::Ata(if target.claims_flush() {
+                AtaRepr::flush_ext()
+            } else {
+                AtaRepr::flush()
+            }),
             Kind::Identify | Kind::OwnIdentify => Body::Ata(AtaRepr::identify()),
             Kind::Discover | Kind::Attach | Kind::Probe => {
                 Body::Config(ConfigRepr::request(ConfigCommand::Read, &[]))
