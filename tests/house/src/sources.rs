@@ -16,7 +16,10 @@ const UNSAFE_ROOMS: &[(&str, &str)] = &[
 ];
 
 /// Single files elsewhere in which `unsafe` may stand, and why no safe form would do.
-const UNSAFE_FILES: &[(&str, &str)] = &[];
+const UNSAFE_FILES: &[(&str, &str)] = &[(
+    "engine/node/src/os.rs",
+    "eventfd, ppoll, clocks and scheduling have no safe form in the standard library",
+)];
 
 /// The most lines that a source file may have.
 const LINES_MAX: usize = 800;
@@ -232,7 +235,7 @@ mod tests {
             ),
         ]);
         assert_eq!(
-            places(&check_unsafe(&tree)),
+            places(&check_unsafe_except(&tree, &[])),
             [("engine/proto/src/lib.rs", 2)]
         );
     }
