@@ -8,4 +8,4 @@ pub mod arena;
 pub mod pool;
 
 pub use arena::{Arena, ArenaError, Backing, HugePages, Region};
-pub use pool::{Buffer, BufferPool, PoolError};
+pub use pool::{Buffer, BufferPool, PoolError, SECTOR_BYTES};
