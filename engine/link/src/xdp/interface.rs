@@ -1,7 +1,12 @@
 //! What the kernel tells about an interface: flags, MTU, address, driver, queues.
 //!
-//! Asked through ioctls on a socket opened here, so that the answers are of the network namespace in which the link was opened, wherever
-//! /sys is mounted from.
+//! Asked through ioctls on a socket opened here, so that the answers are of the network namespace in
+//! which the link was opened, wherever /sys is mounted from.
+
+#![allow(
+    clippy::host_endian_bytes,
+    reason = "C's char has a sign on some machines; one byte has no order"
+)]
 
 use std::ffi::CStr;
 use std::io;

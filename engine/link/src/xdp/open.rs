@@ -4,17 +4,16 @@ use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use sandrail_ebpf as ebpf;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
-use xsk_rs::umem::frame::FrameDesc;
-use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
 use super::error::{XdpError, errno_of, memlock_limit};
 use super::netlink::Watch;
-use super::program::{Attached, BUSY_PATIENCE, BUSY_PAUSE, Hook};
-use super::queue::{self, Chunks, Queue, SEGMENT_BYTES};
+use super::program::{Attached, BUSY_PAUSE, Hook};
+use super::queue::{self, Chunks, Memory, Queue, SEGMENT_BYTES};
 use super::socket::{Parts, XdpLink};
 use super::{LINK_HEADER_BYTES_MAX, XdpConfig, ZeroCopy, probe};
 use crate::LinkInfo;
@@ -27,6 +26,10 @@ const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
 /// Bytes of frames on their way that a socket may have in copy mode. The default of 208 KiB is 25 jumbo frames.
 const SEND_BUFFER_BYTES: i32 = 16 << 20;
 
+/// How long a socket that is just going away is waited for. The kernel frees a queue from a work item that takes the RTNL
+/// lock (xp_release_deferred, xsk_buff_pool.c): within 30 ms as a rule, after seconds where namespaces come and go.
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+
 /// One socket's rings.
 struct Rings {
     tx: TxQueue,
@@ -35,12 +38,10 @@ struct Rings {
 
 /// Everything that is bound to a queue at once.
 struct Bound {
-    umem: Umem,
+    memory: Memory,
     sockets: Vec<Rings>,
     fill: FillQueue,
     completion: CompQueue,
-    tx_free: Vec<Vec<FrameDesc>>,
-    rx_free: Vec<FrameDesc>,
 }
 
 /// See [`super::XdpPort::links`].
@@ -54,21 +55,19 @@ pub(super) fn links(
     let chunks = chunks(config, shards.len());
     let bound = bind_patiently(config, attached, queue, chunks)?;
     let Bound {
-        umem,
+        memory,
         sockets,
         mut fill,
         completion,
-        tx_free,
-        rx_free,
     } = bound;
     // SAFETY: all descriptors are of this UMEM and were never given to the kernel.
-    let filled = unsafe { fill.produce(&rx_free) };
-    assert_eq!(filled, rx_free.len(), "the fill ring has twice the room");
+    let filled = unsafe { fill.produce(&memory.rx) };
+    assert_eq!(filled, memory.rx.len(), "the fill ring has twice the room");
 
     let base = ebpf::socket_key(queue, 0);
-    let shared = Arc::new(Queue::new(umem, chunks, fill, completion));
+    let shared = Arc::new(Queue::new(memory.umem, chunks, fill, completion));
     let mut links = Vec::with_capacity(shards.len());
-    for (position, (rings, tx_free)) in sockets.into_iter().zip(tx_free).enumerate() {
+    for (position, (rings, tx_free)) in sockets.into_iter().zip(memory.tx).enumerate() {
         let fd = rings.tx.fd().as_raw_fd();
         let own = ebpf::socket_key(queue, shards[position]);
         let mut keys = vec![own];
@@ -174,7 +173,7 @@ fn bind(
     let refused = |call, error: &(dyn std::error::Error + 'static)| {
         refusal(config, attached, queue, chunks, call, error)
     };
-    let (umem, tx_free, rx_free) = queue::umem(chunks, config.hugepages)
+    let memory = queue::umem(chunks, config.hugepages)
         .map_err(|error| refused("create the UMEM", error.as_ref()))?;
     let name = CString::new(config.interface.as_str())
         .map_err(|error| refused("name the interface", &error))?;
@@ -193,7 +192,7 @@ fn bind(
     let mut shared = None;
     for _ in 0..chunks.shards {
         // SAFETY: the flag against loading a program is set, which is all that a shared UMEM asks for.
-        let made = unsafe { Socket::new(socket_config, &umem, &interface, queue) };
+        let made = unsafe { Socket::new(socket_config, &memory.umem, &interface, queue) };
         let (tx, rx, rings) = made.map_err(|error| refused("bind an AF_XDP socket", &error))?;
         sockets.push(Rings { tx, rx });
         shared = shared.or(rings);
@@ -202,12 +201,10 @@ fn bind(
         XdpError::Config("the first socket of a queue came without its rings".to_owned())
     })?;
     Ok(Bound {
-        umem,
+        memory,
         sockets,
         fill,
         completion,
-        tx_free,
-        rx_free,
     })
 }
 

@@ -17,8 +17,8 @@ use super::interface::Interface;
 use super::probe;
 use super::{XdpConfig, XdpMode};
 
-/// How long a program or a socket that is just going away is waited for: after `kill -9` the kernel needs some 30 ms.
-pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a program that is just going away is waited for: after `kill -9` the kernel needs some 30 ms.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause between two tries.
 pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(20);
 

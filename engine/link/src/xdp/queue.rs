@@ -53,11 +53,17 @@ pub(super) fn tx_chunk(desc: &FrameDesc, tx_each: usize) -> usize {
     (desc.addr() / CHUNK_BYTES) % tx_each
 }
 
+/// A UMEM and its chunks, divided.
+pub(super) struct Memory {
+    pub(super) umem: Umem,
+    /// For each shard, the chunks to send from.
+    pub(super) tx: Vec<Vec<FrameDesc>>,
+    /// The chunks to receive into.
+    pub(super) rx: Vec<FrameDesc>,
+}
+
 /// Makes a UMEM and divides its chunks: for each shard those to send from, then those to receive into.
-pub(super) fn umem(
-    chunks: Chunks,
-    hugepages: bool,
-) -> Result<(Umem, Vec<Vec<FrameDesc>>, Vec<FrameDesc>), Box<dyn std::error::Error>> {
+pub(super) fn umem(chunks: Chunks, hugepages: bool) -> Result<Memory, Box<dyn std::error::Error>> {
     // The kernel takes entries of the fill ring ahead of telling so: a ring of twice what is out always has room.
     let fill = QueueSize::new(chunks.rx_all.saturating_mul(2).next_power_of_two())?;
     let completion = QueueSize::new(chunks.tx_all().next_power_of_two())?;
@@ -70,7 +76,7 @@ pub(super) fn umem(
     let each = usize::try_from(chunks.tx_each)?;
     let rx = descs.split_off(each * chunks.shards);
     let tx = descs.chunks(each).map(<[FrameDesc]>::to_vec).collect();
-    Ok((umem, tx, rx))
+    Ok(Memory { umem, tx, rx })
 }
 
 /// The rings, and room to move their entries.

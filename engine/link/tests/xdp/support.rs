@@ -1,5 +1,6 @@
 //! Links in namespaces, and frames to send over them.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant as Clock};
 
 use sandrail_lab::{Lab, Side, can_run};
@@ -7,7 +8,12 @@ use sandrail_link::xdp::{XdpConfig, XdpLink, XdpMode, XdpPort};
 use sandrail_proto::time::Instant;
 use sandrail_wire::{FrameRef, MacAddr};
 
-/// A clock that starts with a test, and the moment by which it must be through.
+pub(crate) const MODES: [XdpMode; 2] = [XdpMode::Generic, XdpMode::Native];
+
+/// Links want one clock that never goes back.
+static EPOCH: LazyLock<Clock> = LazyLock::new(Clock::now);
+
+/// The links' clock, and the moment by which a test must be through.
 pub(crate) struct Deadline {
     started: Clock,
     limit: Duration,
@@ -22,7 +28,7 @@ impl Deadline {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        let ns = self.started.elapsed().as_nanos();
+        let ns = EPOCH.elapsed().as_nanos();
         Instant::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 
@@ -83,7 +89,13 @@ pub(crate) fn port(lab: &Lab, side: Side, config: &XdpConfig) -> XdpPort {
         .expect("the interface can be opened")
 }
 
-pub(crate) fn links(lab: &Lab, side: Side, port: &XdpPort, queue: u32, shards: &[u32]) -> Vec<XdpLink> {
+pub(crate) fn links(
+    lab: &Lab,
+    side: Side,
+    port: &XdpPort,
+    queue: u32,
+    shards: &[u32],
+) -> Vec<XdpLink> {
     lab.enter(side, || port.links(queue, shards))
         .expect("the namespace can be entered")
         .expect("the queue can be opened")
@@ -91,7 +103,9 @@ pub(crate) fn links(lab: &Lab, side: Side, port: &XdpPort, queue: u32, shards: &
 
 pub(crate) fn open(lab: &Lab, side: Side, mode: XdpMode, queue: u32) -> XdpLink {
     let port = port(lab, side, &small(lab.interface(side), mode));
-    links(lab, side, &port, queue, &[0]).pop().expect("one link")
+    links(lab, side, &port, queue, &[0])
+        .pop()
+        .expect("one link")
 }
 
 /// What a test frame says.
