@@ -19,11 +19,9 @@ const GATHER: Duration = Duration::from_millis(20);
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     pub(super) fn attach_due(&self, target: &Target) -> Option<Instant> {
         match target.phase {
-            Phase::Asking { gather_until } => Some(
-                gather_until
-                    .unwrap_or(target.ask_at)
-                    .min(target.attach_deadline),
-            ),
+            Phase::Asking { gather_until } => {
+                Some(gather_until.unwrap_or_else(|| target.ask_at.min(target.attach_deadline)))
+            }
             Phase::Identifying | Phase::Sizing => Some(target.attach_deadline),
             Phase::Free | Phase::Up | Phase::Draining => None,
         }
@@ -65,7 +63,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
 
     fn fail_attach(&mut self, number: u8, failure: AttachFailure) {
         let addr = self.targets[usize::from(number)].addr;
-        self.release_asks(number);
         self.abandon(number);
         self.notice(Notice::AttachFailed(TargetId(number), addr, failure));
     }
@@ -188,6 +185,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     fn complete_attach(&mut self, number: u8) {
+        self.release_asks(number);
         self.targets[usize::from(number)].phase = Phase::Up;
         self.notice(Notice::Attached(TargetId(number)));
     }

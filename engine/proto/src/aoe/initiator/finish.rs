@@ -178,7 +178,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             live && command.kind == Kind::Write && command.target == target
         });
         let entry = &mut self.targets[usize::from(target)];
-        entry.identify_due = true;
+        entry.identify_due |= entry.phase == Phase::Up;
         let unflushed = entry.write_mark > entry.flushed_mark || under_way;
         if unflushed && entry.suspect.is_none() {
             entry.suspect = Some(evidence);
@@ -194,6 +194,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
 
     /// Lets a target go that is detached or could not be attached.
     pub(super) fn abandon(&mut self, target: u8) {
+        self.release_commands_of(target);
+        let entry = &mut self.targets[usize::from(target)];
+        entry.phase = Phase::Draining;
+        self.finish_draining(target);
+    }
+
+    /// Releases the initiator's own commands to a target whose requests are finished.
+    fn release_commands_of(&mut self, target: u8) {
         for slot in 0..self.config.commands_max {
             let command = *self.commands.get(slot);
             let live = !matches!(command.state, State::Free | State::Lingering);
@@ -204,13 +212,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             }
         }
         let entry = &mut self.targets[usize::from(target)];
-        entry.phase = Phase::Draining;
         entry.identify_due = false;
+        entry.identify_out = false;
+        entry.ask_due.fill(false);
+        entry.ask_slots.fill(NONE);
         for path in entry.paths.iter_mut().flatten() {
             path.trial = None;
             path.probes = [NONE; super::path::PROBES_OUT_MAX];
         }
-        self.finish_draining(target);
     }
 
     fn finish_draining(&mut self, target: u8) {
@@ -220,10 +229,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             .iter()
             .flatten()
             .any(|path| !path.lingering.is_empty());
-        if entry.phase == Phase::Draining && !lingers {
-            entry.phase = Phase::Free;
-            entry.paths = [None; super::config::PATHS_MAX];
+        if entry.phase != Phase::Draining || lingers {
+            return;
         }
+        // Probes that looked after the lingering may still be out.
+        self.release_commands_of(target);
+        let entry = &mut self.targets[usize::from(target)];
+        entry.phase = Phase::Free;
+        entry.paths = [None; super::config::PATHS_MAX];
+        self.in_use &= !(1 << target);
     }
 
     /// Whether an operation's copies are counted.

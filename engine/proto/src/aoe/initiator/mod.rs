@@ -62,8 +62,10 @@ pub struct Initiator<B> {
     writes_open_at: Instant,
     /// When we last looked at the clock: silence while we did not is our own.
     last_called: Instant,
+    /// A bit for each place in `targets` that is not free.
+    in_use: u64,
     /// Where the search for something to send begins, so that no target starves.
-    next_target: usize,
+    next_target: u32,
     scratch: Box<[u8; transmit::SCRATCH_BYTES]>,
     counters: Counters,
 }
@@ -107,6 +109,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             deadline_floor: None,
             writes_open_at: now + config.write_quarantine,
             last_called: now,
+            in_use: 0,
             next_target: 0,
             scratch: Box::new([0; transmit::SCRATCH_BYTES]),
             counters: Counters::default(),
@@ -155,6 +158,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         target.attach_deadline = now + self.config.attach_timeout;
         target.ask_at = now;
         self.targets[place] = target;
+        self.in_use |= 1 << place;
         Ok(TargetId(u8::try_from(place).expect("TARGETS_MAX fits")))
     }
 
@@ -187,11 +191,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             .flatten()
     }
 
-    /// How many requests `submit` would take now.
+    /// How many requests `submit` would take now: completions not yet fetched hold their places.
     #[must_use]
     pub fn room(&self) -> usize {
-        usize::from(self.requests.free())
-            .min(usize::from(self.config.requests_max) - self.events.len())
+        usize::from(self.requests.free()).saturating_sub(self.events.len())
     }
 
     /// Takes a request on.

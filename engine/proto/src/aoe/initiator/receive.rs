@@ -9,11 +9,11 @@ use sandrail_wire::{EtherType, FrameRef, MacAddr, TargetAddr};
 
 use super::Initiator;
 use super::api::{
-    ConfigString, Durability, InterfaceId, IoError, Notice, Outcome, RestartEvidence, Sighting,
-    TargetId,
+    ConfigString, Durability, InterfaceId, IoError, Notice, Operation, Outcome, RestartEvidence,
+    Sighting, TargetId,
 };
 use super::command::{Kind, State};
-use super::config::TargetOrder;
+use super::config::{PATHS_MAX, TargetOrder};
 use super::list::NONE;
 use super::target::Phase;
 use crate::time::Instant;
@@ -160,7 +160,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             self.tell_rogue(heard.now, heard.repr.addr, heard.src, heard.interface);
             return Verdict::WrongSource;
         }
-        if !body_fits(command.kind, command.lba, command.count, &heard.repr) {
+        let operation =
+            (command.request != NONE).then(|| self.requests.get(command.request).operation);
+        if !body_fits(
+            command.kind,
+            operation,
+            command.lba,
+            command.count,
+            &heard.repr,
+        ) {
             return Verdict::Mismatch;
         }
         if command.answered & (1 << copy) != 0 {
@@ -276,13 +284,38 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             _ => {}
         }
         if was_silent {
-            self.targets[usize::from(number)].identify_due = true;
+            let target = &mut self.targets[usize::from(number)];
+            target.identify_due |= target.phase == Phase::Up;
+            self.take_over_from_silent(now, number, path_number);
             let info = self.targets[usize::from(number)]
                 .path(path_number)
                 .info(&self.config);
             self.notice(Notice::PathBack(TargetId(number), info));
         }
         self.detect_losses(number, path_number);
+    }
+
+    /// A path is back: what hangs on others that are silent goes this way.
+    fn take_over_from_silent(&mut self, now: Instant, number: u8, path_number: u8) {
+        if !self.targets[usize::from(number)]
+            .path(path_number)
+            .is_usable()
+        {
+            return;
+        }
+        for other in 0..PATHS_MAX {
+            if self.targets[usize::from(number)].paths[other]
+                .as_ref()
+                .is_some_and(|path| path.silent)
+            {
+                self.restart_requests_on(
+                    now,
+                    number,
+                    u8::try_from(other).expect("PATHS_MAX fits"),
+                    0,
+                );
+            }
+        }
     }
 
     /// Releases this probe and those before it, and the lingering commands whose copies it shows dead (S2).
@@ -581,7 +614,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
 }
 
 /// Whether a response's command, and LBA where it has one, are those of the request (S1).
-fn body_fits(kind: Kind, lba: u64, count: u16, repr: &Repr<'_>) -> bool {
+fn body_fits(
+    kind: Kind,
+    operation: Option<Operation>,
+    lba: u64,
+    count: u16,
+    repr: &Repr<'_>,
+) -> bool {
     match (kind, repr.body) {
         (Kind::Read | Kind::Write | Kind::PayloadIn, Body::Ata(ata)) => {
             // A disk's error may name the sector that failed; a refusal may be cut short before its registers.
@@ -592,7 +631,15 @@ fn body_fits(kind: Kind, lba: u64, count: u16, repr: &Repr<'_>) -> bool {
         }
         (Kind::Flush | Kind::Identify | Kind::OwnIdentify, Body::Ata(_))
         | (Kind::Probe | Kind::PayloadOut, Body::Config(_)) => true,
-        (Kind::Query | Kind::Change, body) => !matches!(body, Body::Ata(_)),
+        (Kind::Query | Kind::Change, body) => matches!(
+            (operation, body),
+            (Some(Operation::Config { .. }), Body::Config(_))
+                | (
+                    Some(Operation::MaskRead | Operation::MaskEdit { .. }),
+                    Body::MacMask(_)
+                )
+                | (Some(Operation::Reserve { .. }), Body::Reserve(_))
+        ),
         _ => false,
     }
 }

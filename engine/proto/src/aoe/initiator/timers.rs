@@ -10,23 +10,21 @@ use super::path::{Path, SILENT_AFTER_TIMEOUTS};
 use super::target::{Phase, Target};
 use crate::time::Instant;
 
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// Does what is due. To be called when [`Self::poll_timeout`] is reached; at other times it does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for place in 0..self.targets.len() {
-            if self.targets[place].phase == Phase::Free {
-                continue;
-            }
-            let number = u8::try_from(place).expect("TARGETS_MAX fits");
-            self.attach_timers(now, number);
-            if now >= self.writes_open_at && !self.targets[place].waiting.is_empty() {
-                self.wake_waiting(now, number);
-            }
-            for path in 0..self.targets[place].paths.len() {
-                if self.targets[place].paths[path].is_some() {
-                    self.path_timers(now, number, u8::try_from(path).expect("PATHS_MAX fits"));
-                }
-            }
+        let mut left = self.in_use;
+        while left != 0 {
+            let number = u8::try_from(left.trailing_zeros()).expect("TARGETS_MAX fits");
+            left &= left - 1;
+            self.target_timers(now, number);
         }
         if self.deadline_floor.is_some_and(|floor| floor <= now) {
             self.expire(now);
@@ -34,18 +32,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         self.last_called = now;
     }
 
+    fn target_timers(&mut self, now: Instant, number: u8) {
+        let place = usize::from(number);
+        self.attach_timers(now, number);
+        if now >= self.writes_open_at && !self.targets[place].waiting.is_empty() {
+            self.wake_waiting(now, number);
+        }
+        for path in 0..self.targets[place].paths.len() {
+            if self.targets[place].paths[path].is_some() {
+                self.path_timers(now, number, u8::try_from(path).expect("PATHS_MAX fits"));
+            }
+        }
+    }
+
     /// When [`Self::handle_timeout`] has something to do next; `None`: not before something else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let targets = self
-            .targets
-            .iter()
-            .filter(|target| target.phase != Phase::Free);
-        let due = targets.filter_map(|target| self.target_due(target)).min();
-        match (due, self.deadline_floor) {
-            (Some(due), Some(floor)) => Some(due.min(floor)),
-            (due, floor) => due.or(floor),
+        let (mut left, mut due) = (self.in_use, None);
+        while left != 0 {
+            let target = &self.targets[left.trailing_zeros() as usize];
+            left &= left - 1;
+            due = earlier(due, self.target_due(target));
         }
+        earlier(due, self.deadline_floor)
     }
 
     fn target_due(&self, target: &Target) -> Option<Instant> {
@@ -62,13 +71,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn path_due(&self, target: &Target, path: &Path) -> Option<Instant> {
         let mut due = path.probe_at;
         let mut add = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
-        if let Some(trial) = &path.trial {
-            add(trial.next_try_at);
-        }
         if let Some(at) = self.keepalive_at(target, path) {
             add(at);
         }
         if !path.silent {
+            if let Some(trial) = &path.trial {
+                add(trial.next_try_at);
+            }
             if path.flying.head() != NONE {
                 add(self.flying_due(path));
             }
@@ -97,10 +106,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// When to ask whether a path lives though nothing is wanted of it: unflushed writes must not miss a restart (S7), and an
     /// unanswered probe is followed by another.
     fn keepalive_at(&self, target: &Target, path: &Path) -> Option<Instant> {
-        if target.phase != Phase::Up {
+        if !matches!(target.phase, Phase::Up | Phase::Draining) {
             return None;
         }
-        let unflushed = target.write_mark > target.flushed_mark && target.suspect.is_none();
+        let unflushed = target.phase == Phase::Up
+            && target.write_mark > target.flushed_mark
+            && target.suspect.is_none();
         let waits = !path.slow.is_empty() || path.is_probing() || path.silent;
         let since = path.probed_at.max(path.heard_at);
         (unflushed || waits)
@@ -115,10 +126,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 .path_mut(path_number)
                 .want_probe(now);
         }
-        self.trial_timers(now, number, path_number);
         if self.targets[usize::from(number)].path(path_number).silent {
             return;
         }
+        self.trial_timers(now, number, path_number);
         self.slow_timers(now, number, path_number);
         let path = self.targets[usize::from(number)].path(path_number);
         if path.flying.head() != NONE && self.flying_due(path) <= now {

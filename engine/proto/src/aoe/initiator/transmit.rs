@@ -11,10 +11,9 @@ use sandrail_wire::{EtherType, Lba, MacAddr, TargetAddr};
 
 use super::api::{InterfaceId, Operation};
 use super::command::{COPIES_MAX, Kind, State};
-use super::config::{InterfaceConfig, PROBE_COMMANDS, TARGETS_MAX};
+use super::config::{InterfaceConfig, PROBE_COMMANDS};
 use super::list::NONE;
 use super::request::RequestState;
-use super::target::Phase;
 use super::{Initiator, kind_of};
 use crate::time::Instant;
 
@@ -124,33 +123,46 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         {
             return Some(decided);
         }
-        for step in 0..TARGETS_MAX {
-            let place = (self.next_target + step) % TARGETS_MAX;
-            let target = &self.targets[place];
-            if target.phase == Phase::Free {
-                continue;
-            }
+        // From `next_target` on, and around.
+        let mut left = self.in_use.rotate_right(self.next_target);
+        while left != 0 {
+            let step = left.trailing_zeros();
+            left &= left - 1;
+            let place = (self.next_target + step) % u64::BITS;
             let number = u8::try_from(place).expect("TARGETS_MAX fits");
-            if target.ask_due[usize::from(interface.0)]
-                && let Some(decided) = self.decide_ask(now, interface, number)
-            {
+            if let Some(decided) = self.decide_target(now, interface, number) {
+                self.next_target = place;
                 return Some(decided);
             }
-            for path in 0..self.targets[place].paths.len() {
-                let here = self.targets[place].paths[path]
-                    .as_ref()
-                    .is_some_and(|p| p.interface == interface);
-                if !here {
-                    continue;
-                }
-                let path = u8::try_from(path).expect("PATHS_MAX fits");
-                if let Some(decided) = self.decide_path(now, number, path) {
-                    self.next_target = place;
-                    return Some(decided);
-                }
+        }
+        self.next_target = (self.next_target + 1) % u64::BITS;
+        None
+    }
+
+    fn decide_target(
+        &mut self,
+        now: Instant,
+        interface: InterfaceId,
+        number: u8,
+    ) -> Option<Decided> {
+        let place = usize::from(number);
+        if self.targets[place].ask_due[usize::from(interface.0)]
+            && let Some(decided) = self.decide_ask(now, interface, number)
+        {
+            return Some(decided);
+        }
+        for path in 0..self.targets[place].paths.len() {
+            let here = self.targets[place].paths[path]
+                .as_ref()
+                .is_some_and(|p| p.interface == interface);
+            if !here {
+                continue;
+            }
+            let path = u8::try_from(path).expect("PATHS_MAX fits");
+            if let Some(decided) = self.decide_path(now, number, path) {
+                return Some(decided);
             }
         }
-        self.next_target = (self.next_target + 1) % TARGETS_MAX;
         None
     }
 
