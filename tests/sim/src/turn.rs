@@ -1,0 +1,770 @@
+//! One turn of a host's loop: frames in, completions of transmission, timers, ends of requests, new requests, frames out.
+
+use std::time::Duration;
+
+use sandrail_proto::aoe::initiator::{
+    Completion, Durability, IfClosed, InterfaceId, IoError, Notice, Operation, Outcome, PinnedMacs,
+    Request, RequestId, SubmitError,
+};
+use sandrail_proto::time::Instant;
+use sandrail_wire::aoe::{ConfigCommand, ReserveCommand};
+use sandrail_wire::{FrameRef, Lba, MacAddr, TargetAddr};
+
+use crate::bytes::{self, DATA};
+use crate::host::{Ask, DEADLINE_SLACK_NS, Done, Pending, TRANSMIT_FRAMES, Ticket};
+use crate::net::{FrameId, Owner};
+use crate::stamp::{self, SECTOR_BYTES};
+use crate::violation::{Promise, Violation};
+use crate::watch::WriteFrame;
+use crate::world::{World, describe};
+
+/// Frames shorter than this are padded by the link.
+const FRAME_BYTES_MIN: usize = 60;
+/// A UMEM chunk's share of a frame.
+const SEGMENT_BYTES: usize = 3840;
+/// Calls for which a timer may stay due without a frame, request or time passing.
+const TIMER_CALLS_MAX: u32 = 64;
+/// A failed attach is tried again after this.
+const ATTACH_AGAIN_NS: u64 = 20_000_000;
+
+fn at(now_ns: u64) -> Instant {
+    Instant::from_nanos(now_ns)
+}
+
+impl World {
+    pub(crate) fn turn(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        if host.initiator.is_none() {
+            return;
+        }
+        if self.now_ns < host.paused_until_ns {
+            let until_ns = host.paused_until_ns;
+            self.wake(index, until_ns);
+            return;
+        }
+        self.tally.turns += 1;
+        host.next_turn_ns = self.now_ns + host.spec.turn_ns;
+        if self.rng.bool() {
+            self.report_sent(index);
+            self.receive(index);
+        } else {
+            self.receive(index);
+            self.report_sent(index);
+        }
+        self.timers(index);
+        self.attach(index);
+        self.ends(index);
+        self.submit_load(index);
+        let full = self.transmit(index);
+        self.ends(index);
+        self.judge_deadlines(index);
+        self.plan_turn(index, full);
+    }
+
+    fn plan_turn(&mut self, index: usize, full: bool) {
+        let host = &self.hosts[index];
+        let Some(initiator) = &host.initiator else {
+            return;
+        };
+        let mut at_ns = initiator.poll_timeout().map_or(u64::MAX, Instant::as_nanos);
+        for rings in &host.rings {
+            at_ns = at_ns.min(rings.reports.front().copied().unwrap_or(u64::MAX));
+        }
+        if self.now_ns < host.transmit_blocked_until_ns {
+            at_ns = at_ns.min(host.transmit_blocked_until_ns);
+        }
+        if full {
+            at_ns = at_ns.min(self.now_ns + 10_000);
+        }
+        if host.pending_count > 0 {
+            at_ns = at_ns.min(host.next_deadline_ns.saturating_add(DEADLINE_SLACK_NS + 1));
+        }
+        for attachment in host
+            .attachments
+            .iter()
+            .filter(|attachment| attachment.id.is_none())
+        {
+            at_ns = at_ns.min(attachment.retry_at_ns);
+        }
+        if let Some(load) = &host.load
+            && load.left() > 0
+            && host.pending_count < load.depth()
+            && host.attachments.iter().any(|attachment| attachment.up)
+        {
+            at_ns = at_ns.min(load.next_at_ns.max(self.now_ns + 1_000));
+        }
+        if at_ns != u64::MAX {
+            self.wake(index, at_ns);
+        }
+    }
+
+    fn report_sent(&mut self, index: usize) {
+        let now_ns = self.now_ns;
+        for interface in 0..self.hosts[index].rings.len() {
+            let host = &mut self.hosts[index];
+            let rings = &mut host.rings[interface];
+            let before = rings.reported;
+            while rings.reports.front().is_some_and(|at_ns| *at_ns <= now_ns) {
+                rings.reports.pop_front();
+                rings.reported += 1;
+            }
+            let reported = rings.reported;
+            if reported > before {
+                self.watch.reported(now_ns, index, interface, reported);
+                if let Some(initiator) = &mut host.initiator {
+                    initiator.handle_sent(at(now_ns), InterfaceId(interface as u8), reported);
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, index: usize) {
+        let mut inbox = core::mem::take(&mut self.hosts[index].inbox);
+        for (interface, id) in inbox.drain(..) {
+            self.note_frame("received", id);
+            self.receive_one(index, interface, id);
+            self.pool.give(id);
+        }
+        self.hosts[index].inbox = inbox;
+    }
+
+    fn receive_one(&mut self, index: usize, interface: u8, id: FrameId) {
+        let now_ns = self.now_ns;
+        let frame = self.pool.get(id);
+        if let Some(fields) = bytes::parse(&frame.bytes)
+            && fields.response
+        {
+            self.watch.answered(now_ns, index, fields.tag, fields.src);
+            if let Some(Owner::Target { target, .. }) = self
+                .net
+                .port_of(fields.src)
+                .map(|port| self.net.ports[usize::from(port)].owner)
+            {
+                let attachment = &mut self.hosts[index].attachments[usize::from(target)];
+                match frame.advertised_ns {
+                    Some(sent_ns) if attachment.up => {
+                        attachment.advert_seen_ns = attachment.advert_seen_ns.max(Some(sent_ns));
+                    }
+                    Some(_) => {}
+                    None => attachment.unanswered_since_ns = None,
+                }
+            }
+        }
+        let host = &mut self.hosts[index];
+        let Some(initiator) = &mut host.initiator else {
+            return;
+        };
+        let tagged;
+        let whole: &[u8] = match host.spec.interfaces[usize::from(interface)].vlan {
+            Some(vlan) => {
+                tagged = [
+                    &frame.bytes[..12],
+                    &[0x81, 0x00],
+                    &vlan.to_be_bytes(),
+                    &frame.bytes[12..],
+                ]
+                .concat();
+                &tagged
+            }
+            None => &frame.bytes,
+        };
+        let (head, mut rest) = if host.spec.segments && whole.len() > SEGMENT_BYTES {
+            whole.split_at(SEGMENT_BYTES)
+        } else {
+            (whole, &[][..])
+        };
+        let mut segments = FrameRef::new(head);
+        while !rest.is_empty() {
+            let (segment, left) = rest.split_at(rest.len().min(SEGMENT_BYTES));
+            assert!(
+                segments.push(segment).is_ok(),
+                "an MTU of 9000 takes three segments"
+            );
+            rest = left;
+        }
+        initiator.handle_frame(at(now_ns), InterfaceId(interface), &segments);
+    }
+
+    fn timers(&mut self, index: usize) {
+        let now = self.instant();
+        let Some(initiator) = &mut self.hosts[index].initiator else {
+            return;
+        };
+        let mut calls = 0;
+        while initiator.poll_timeout().is_some_and(|due| due <= now) && calls < TIMER_CALLS_MAX {
+            initiator.handle_timeout(now);
+            calls += 1;
+        }
+        self.insist(calls < TIMER_CALLS_MAX, Promise::Livelock, || {
+            "poll_timeout() stays in the past however often handle_timeout() is called".into()
+        });
+    }
+
+    fn attach(&mut self, index: usize) {
+        let now = self.instant();
+        for target in 0..self.blades.len() {
+            let host = &mut self.hosts[index];
+            let attachment = &mut host.attachments[target];
+            if attachment.id.is_some() || self.now_ns < attachment.retry_at_ns {
+                continue;
+            }
+            let Some(initiator) = &mut host.initiator else {
+                return;
+            };
+            let spec = &self.blades[target].target.spec;
+            let addr = TargetAddr {
+                shelf: spec.shelf,
+                slot: spec.slot,
+            };
+            let macs: Vec<MacAddr> = spec.macs.iter().map(|mac| MacAddr(*mac)).collect();
+            let pinned = if host.spec.pins {
+                PinnedMacs::new(&macs).expect("few stations")
+            } else {
+                PinnedMacs::first_to_answer()
+            };
+            match initiator.attach(now, addr, pinned) {
+                Ok(id) => attachment.id = Some(id),
+                Err(error) => {
+                    self.accuse(Violation::new(
+                        Promise::Completion,
+                        format!("attach of {addr:?} refused: {error}"),
+                    ));
+                }
+            }
+        }
+    }
+
+    fn ends(&mut self, index: usize) {
+        loop {
+            let Some(initiator) = &mut self.hosts[index].initiator else {
+                return;
+            };
+            if let Some(completion) = initiator.poll_event() {
+                self.end(index, completion);
+                continue;
+            }
+            let Some(notice) = initiator.poll_notice() else {
+                return;
+            };
+            self.notice(index, notice);
+        }
+    }
+
+    fn notice(&mut self, index: usize, notice: Notice) {
+        let now_ns = self.now_ns;
+        self.note(|| format!("host {index} {notice:?}"));
+        let attachments = &mut self.hosts[index].attachments;
+        match notice {
+            Notice::Attached(id) => {
+                if let Some(attachment) = attachments
+                    .iter_mut()
+                    .find(|attachment| attachment.id == Some(id))
+                {
+                    attachment.up = true;
+                    attachment.attached_at_ns = Some(now_ns);
+                }
+            }
+            Notice::AttachFailed(id, ..) => {
+                if let Some(attachment) = attachments
+                    .iter_mut()
+                    .find(|attachment| attachment.id == Some(id))
+                {
+                    attachment.id = None;
+                    attachment.retry_at_ns = now_ns + ATTACH_AGAIN_NS;
+                }
+            }
+            _ => {}
+        }
+        if let Some(notices) = &mut self.notices {
+            notices.push((now_ns, index as u8, notice));
+        }
+    }
+
+    fn submit_load(&mut self, index: usize) {
+        loop {
+            let host = &mut self.hosts[index];
+            let Some(load) = &mut host.load else { return };
+            if host.pending_count >= load.depth()
+                || !host.attachments.iter().any(|attachment| attachment.up)
+            {
+                return;
+            }
+            let Some((target, ask, timeout_ns)) = load.next(self.now_ns) else {
+                return;
+            };
+            // Refusals are counted and are no fault; the request is gone.
+            let _ = self.submit(index, target, ask, Duration::from_nanos(timeout_ns));
+        }
+    }
+
+    /// Asks something of a host's initiator, now.
+    ///
+    /// # Errors
+    /// What the initiator says; `NotAttached` also while it is crashed.
+    pub fn submit(
+        &mut self,
+        index: usize,
+        target: u8,
+        ask: Ask,
+        timeout: Duration,
+    ) -> Result<Ticket, SubmitError> {
+        let now_ns = self.now_ns;
+        let stamp = self.oracle.next_stamp();
+        let host = &mut self.hosts[index];
+        let place = host.place();
+        let (Some(initiator), Some(id)) = (
+            &mut host.initiator,
+            host.attachments[usize::from(target)].id,
+        ) else {
+            self.tally.rejected += 1;
+            return Err(SubmitError::NotAttached);
+        };
+        let (lba, sectors) = ask.extent();
+        let mut buffer = vec![
+            0;
+            if sectors > 0 {
+                sectors as usize * SECTOR_BYTES
+            } else {
+                1024
+            }
+        ];
+        let operation = match ask {
+            Ask::Read { lba, .. } => Operation::Read { lba: Lba(lba) },
+            Ask::Write { lba, refuse, .. } => {
+                stamp::fill(&mut buffer, stamp, target, lba);
+                Operation::Write {
+                    lba: Lba(lba),
+                    if_closed: if refuse {
+                        IfClosed::Refuse
+                    } else {
+                        IfClosed::Wait
+                    },
+                }
+            }
+            Ask::Flush => {
+                buffer.clear();
+                Operation::Flush
+            }
+            Ask::Identify => {
+                buffer.truncate(SECTOR_BYTES);
+                Operation::Identify
+            }
+            Ask::ReadConfig => Operation::Config {
+                command: ConfigCommand::Read,
+                len_bytes: 0,
+            },
+            Ask::ReadReservation => Operation::Reserve {
+                command: ReserveCommand::Read,
+                len_bytes: 0,
+            },
+        };
+        let request = Request {
+            target: id,
+            operation,
+            buffer,
+            timeout,
+            user: place as u64,
+        };
+        let submitted = initiator.submit(at(now_ns), request);
+        let id: RequestId = match submitted {
+            Ok(id) => id,
+            Err(rejected) => {
+                self.tally.rejected += 1;
+                if matches!(ask, Ask::Write { .. }) {
+                    self.insist(
+                        stamp::intact(&rejected.buffer, stamp, target, lba),
+                        Promise::Buffer,
+                        || format!("the buffer of a refused {ask:?} came back changed"),
+                    );
+                }
+                self.note(|| format!("host {index} refused {ask:?}: {}", rejected.error));
+                return Err(rejected.error);
+            }
+        };
+        let stamp = matches!(ask, Ask::Write { .. })
+            .then(|| self.oracle.write_submitted(target, lba, sectors));
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let deadline_ns = now_ns.saturating_add(crate::host::ns(timeout));
+        let begun = self.oracle.moment();
+        let pending = Pending {
+            ask,
+            target,
+            ticket,
+            stamp,
+            begun,
+            submitted_ns: now_ns,
+            deadline_ns,
+            id,
+        };
+        let host = &mut self.hosts[index];
+        host.pending[place] = Some(pending);
+        host.pending_count += 1;
+        host.next_deadline_ns = host.next_deadline_ns.min(deadline_ns);
+        self.tally.requests += 1;
+        self.note(|| {
+            format!(
+                "host {index} asks target {target} for {ask:?} {}",
+                stamp.map_or(String::new(), |stamp| stamp.to_string())
+            )
+        });
+        self.wake(index, now_ns);
+        Ok(ticket)
+    }
+
+    fn end(&mut self, index: usize, completion: Completion<Vec<u8>>) {
+        let place = completion.user as usize;
+        let known = self.hosts[index]
+            .pending
+            .get_mut(place)
+            .and_then(Option::take);
+        let Some(pending) = known.filter(|pending| pending.id == completion.id) else {
+            let text = format!(
+                "a completion of nothing that is under way: {:?} {:?}",
+                completion.operation, completion.result
+            );
+            self.accuse(Violation::new(Promise::Completion, text));
+            return;
+        };
+        self.hosts[index].pending_count -= 1;
+        let (ask, target) = (pending.ask, pending.target);
+        self.note(|| {
+            let stamp = pending
+                .stamp
+                .map_or(String::new(), |stamp| stamp.to_string());
+            format!(
+                "host {index} target {target} {ask:?} {stamp} ends: {:?}",
+                completion.result
+            )
+        });
+        self.insist(
+            completion.submitted_at == at(pending.submitted_ns),
+            Promise::Completion,
+            || format!("submitted_at of {ask:?} is wrong"),
+        );
+        self.judge_end(index, &pending, &completion);
+        match completion.result {
+            Ok(_) => self.tally.succeeded += 1,
+            Err(IoError::Deadline { .. }) => self.tally.deadlines += 1,
+            Err(_) => self.tally.failed += 1,
+        }
+        if let Some(done) = &mut self.done {
+            let (ticket, submitted_ns) = (pending.ticket, pending.submitted_ns);
+            done.push(Done {
+                ticket,
+                ask,
+                submitted_ns,
+                at_ns: self.now_ns,
+                result: completion.result,
+            });
+        }
+        if let Err(IoError::UnflushedLost(_)) = completion.result {
+            self.tally.losses_told += 1;
+            // The user takes note, and in this model writes nothing again.
+            self.release_region(index, target);
+            let host = &mut self.hosts[index];
+            if let (Some(initiator), Some(id)) = (
+                &mut host.initiator,
+                host.attachments[usize::from(target)].id,
+            ) {
+                initiator.accept_loss(id);
+            }
+        }
+    }
+
+    fn judge_end(&mut self, index: usize, pending: &Pending, completion: &Completion<Vec<u8>>) {
+        let (ask, target, buffer) = (pending.ask, pending.target, &completion.buffer);
+        if let Err(IoError::Deadline { .. }) = completion.result {
+            let early = self.now_ns < pending.deadline_ns;
+            self.insist(!early, Promise::Completion, || {
+                format!("{ask:?} was given up before its deadline")
+            });
+        }
+        match (ask, &completion.result) {
+            (Ask::Write { lba, sectors, .. }, result) => {
+                let stamp = pending.stamp.expect("a write has one");
+                let whole = buffer.len() == sectors as usize * SECTOR_BYTES;
+                self.insist(
+                    whole && stamp::intact(buffer, stamp, target, lba),
+                    Promise::Buffer,
+                    || format!("the buffer of {ask:?} came back changed"),
+                );
+                self.insist(
+                    matches!(result, Ok(Outcome::Written) | Err(_)),
+                    Promise::Completion,
+                    || format!("{ask:?} ended as {result:?}"),
+                );
+                self.oracle.write_over(stamp, result.is_ok());
+            }
+            (Ask::Read { lba, sectors }, Ok(Outcome::Read)) => {
+                let whole = buffer.len() == sectors as usize * SECTOR_BYTES;
+                self.insist(whole, Promise::Buffer, || {
+                    format!("the buffer of {ask:?} has another length")
+                });
+                let result = self.oracle.read_over(target, lba, buffer, pending.begun);
+                self.check(result);
+            }
+            (Ask::Flush, Ok(Outcome::Flushed(durability))) => {
+                self.judge_flush(index, pending, *durability)
+            }
+            (Ask::Read { .. } | Ask::Flush, Ok(other)) => {
+                let text = format!("{ask:?} ended as {other:?}");
+                self.accuse(Violation::new(Promise::Completion, text));
+            }
+            _ => {}
+        }
+    }
+
+    /// S7: what was acknowledged before the flush was submitted is there, unless nobody could have noticed its loss.
+    fn judge_flush(&mut self, index: usize, pending: &Pending, durability: Durability) {
+        let target = pending.target;
+        let attachment = self.hosts[index].attachments[usize::from(target)];
+        let region = match &self.hosts[index].load {
+            Some(load) => load.region(target),
+            None => (0, self.blades[usize::from(target)].target.spec.sectors_most),
+        };
+        let blade = &mut self.blades[usize::from(target)];
+        let mut excused = false;
+        for loss in &mut blade.losses {
+            let advertised = loss
+                .up_ns
+                .is_some_and(|up_ns| attachment.advert_seen_ns >= Some(up_ns));
+            if !advertised
+                && !loss.silence_noticed[index]
+                && !core::mem::replace(&mut loss.written_off[index], true)
+            {
+                excused = true;
+            }
+        }
+        for lba in region.0..region.0 + region.1 {
+            let content = match durability {
+                Durability::Claimed => blade.target.durable_sector(lba),
+                // Nobody promised durability, but what is lost for certain must have been told.
+                Durability::Unclaimed | Durability::Refused => blade.target.sector(lba),
+            };
+            if let Err(violation) =
+                self.oracle
+                    .flushed(target, lba, content, pending.begun, excused)
+            {
+                self.accuse(violation);
+                return;
+            }
+        }
+    }
+
+    fn judge_deadlines(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        if host.pending_count == 0
+            || self.now_ns <= host.next_deadline_ns.saturating_add(DEADLINE_SLACK_NS)
+        {
+            return;
+        }
+        host.next_deadline_ns = host.earliest_deadline();
+        let limit_ns = self.now_ns.saturating_sub(DEADLINE_SLACK_NS);
+        let late = host
+            .pending
+            .iter()
+            .flatten()
+            .find(|pending| pending.deadline_ns < limit_ns);
+        if let Some(pending) = late {
+            let text = format!(
+                "{:?} submitted at {} us was to end by {} us and has not",
+                pending.ask,
+                pending.submitted_ns / 1000,
+                pending.deadline_ns / 1000
+            );
+            self.accuse(Violation::new(Promise::Completion, text));
+        }
+    }
+
+    /// Sends what there is to send; whether a ring was full.
+    fn transmit(&mut self, index: usize) -> bool {
+        let mut full = false;
+        if self.now_ns < self.hosts[index].transmit_blocked_until_ns {
+            return false;
+        }
+        for interface in 0..self.hosts[index].rings.len() {
+            loop {
+                if self.violation.is_some() {
+                    return false;
+                }
+                let host = &mut self.hosts[index];
+                if host.rings[interface].reports.len() >= TRANSMIT_FRAMES {
+                    full = true;
+                    break;
+                }
+                let Some(initiator) = &mut host.initiator else {
+                    return false;
+                };
+                let Some(transmit) =
+                    initiator.poll_transmit(at(self.now_ns), InterfaceId(interface as u8))
+                else {
+                    break;
+                };
+                let id = self.pool.take();
+                let frame = &mut self.pool.get_mut(id).bytes;
+                let header_fits = transmit.header.len() <= 64;
+                match host.spec.interfaces[interface].vlan {
+                    Some(vlan)
+                        if transmit.header[12..14] == [0x81, 0]
+                            && transmit.header[14..16] == vlan.to_be_bytes() =>
+                    {
+                        frame.extend_from_slice(&transmit.header[..12]);
+                        frame.extend_from_slice(&transmit.header[16..]);
+                    }
+                    // Without the tag that it should have, the frame is left as it is and judged so.
+                    _ => frame.extend_from_slice(transmit.header),
+                }
+                frame.extend_from_slice(transmit.payload);
+                let len_bytes = frame.len();
+                if len_bytes < FRAME_BYTES_MIN {
+                    frame.resize(FRAME_BYTES_MIN, 0);
+                }
+                self.insist(header_fits, Promise::Frame, || {
+                    "a header exceeds 64 bytes".into()
+                });
+                self.send(index, interface, id, len_bytes);
+            }
+        }
+        full
+    }
+
+    fn send(&mut self, index: usize, interface: usize, id: FrameId, len_bytes: usize) {
+        let now_ns = self.now_ns;
+        self.tally.frames += 1;
+        self.note_frame("sent", id);
+        let write = match self.judge_frame(index, interface, id, len_bytes) {
+            Ok(judged) => judged,
+            Err(violation) => {
+                self.accuse(violation);
+                self.pool.give(id);
+                return;
+            }
+        };
+        let Some(fields) = bytes::parse(&self.pool.get(id).bytes) else {
+            return;
+        };
+        match self
+            .watch
+            .sent(now_ns, index, interface, fields.tag, fields.dst, write)
+        {
+            Ok(copy) => self.pool.get_mut(id).copy = copy,
+            Err(violation) => {
+                self.accuse(violation);
+                self.pool.give(id);
+                return;
+            }
+        }
+        let host = &mut self.hosts[index];
+        if let Some(target) = self
+            .blades
+            .iter()
+            .position(|blade| blade.target.spec.macs.contains(&fields.dst))
+        {
+            let since = &mut host.attachments[target].unanswered_since_ns;
+            *since = since.or(Some(now_ns));
+        }
+        let (hold_ns, report_ns) = (host.spec.transmit_delay_ns, host.spec.report_delay_ns);
+        let mut up_to = |most_ns: u64| {
+            if most_ns == 0 {
+                0
+            } else {
+                self.rng.u64(..=most_ns)
+            }
+        };
+        let (hold_ns, report_ns) = (up_to(hold_ns), up_to(report_ns));
+        let rings = &mut host.rings[interface];
+        // 10 Gbit/s, in order.
+        let wire_ns = len_bytes as u64 * 4 / 5;
+        let left_ns = (now_ns + hold_ns)
+            .max(rings.free_at_ns)
+            .max(rings.stalled_until_ns)
+            + wire_ns;
+        rings.free_at_ns = left_ns;
+        let reported_ns = (left_ns + report_ns).max(rings.reports.back().copied().unwrap_or(0));
+        rings.reports.push_back(reported_ns);
+        let port = rings.port;
+        self.launch(id, port, left_ns);
+    }
+
+    /// Whether a frame that an initiator sends is what the protocol allows.
+    fn judge_frame(
+        &mut self,
+        index: usize,
+        interface: usize,
+        id: FrameId,
+        len_bytes: usize,
+    ) -> Result<Option<WriteFrame>, Violation> {
+        let spec = &self.hosts[index].spec.interfaces[interface];
+        let frame = &self.pool.get(id).bytes;
+        let fault = |promise, text: &str| {
+            let frame =
+                bytes::parse(frame).map_or("no AoE".into(), |fields| describe(fields, len_bytes));
+            Err(Violation::new(promise, format!("{text}: {frame}")))
+        };
+        let Some(fields) = bytes::parse(frame) else {
+            return fault(
+                Promise::Frame,
+                "not AoE, or another VLAN than the interface's",
+            );
+        };
+        if fields.src != spec.mac || frame[14] != 0x10 || frame[15] != 0 {
+            return fault(Promise::Frame, "not a request of this interface");
+        }
+        if len_bytes > spec.mtu_bytes + 14 {
+            return fault(Promise::Frame, "longer than the interface's MTU");
+        }
+        if fields.command == 1 {
+            self.tally.query_frames += 1;
+        }
+        let owner = self
+            .net
+            .port_of(fields.dst)
+            .map(|port| self.net.ports[usize::from(port)].owner);
+        let target = match owner {
+            Some(Owner::Target { target, .. }) => target,
+            None if fields.dst == [0xff; 6] && fields.command == 1 => return Ok(None),
+            _ => return fault(Promise::Address, "to a station that is no target"),
+        };
+        let target_spec = &self.blades[usize::from(target)].target.spec;
+        if (fields.shelf, fields.slot) != (target_spec.shelf, target_spec.slot) {
+            return fault(Promise::Address, "for another target than the station's");
+        }
+        let Some((lba, sectors)) = fields.write_request() else {
+            return Ok(None);
+        };
+        self.tally.write_frames += 1;
+        if sectors == 0
+            || sectors > u64::from(target_spec.count_max)
+            || len_bytes != DATA + sectors as usize * SECTOR_BYTES
+        {
+            return fault(
+                Promise::Frame,
+                "WRITE with another length than its count says",
+            );
+        }
+        let stamp = stamp::read(&frame[DATA..DATA + SECTOR_BYTES], target, lba);
+        let Ok(stamp) = stamp else {
+            return fault(
+                Promise::Buffer,
+                "WRITE with data of another sector, or torn",
+            );
+        };
+        if !stamp::intact(&frame[DATA..len_bytes], stamp, target, lba) {
+            return fault(Promise::Buffer, "WRITE with data of several writes");
+        }
+        let blade = &self.blades[usize::from(target)];
+        let station = target_spec
+            .macs
+            .iter()
+            .position(|mac| *mac == fields.dst)
+            .unwrap_or(0) as u8;
+        Ok(Some(WriteFrame {
+            target,
+            queue: blade.queue_of(station),
+            lba,
+            sectors,
+            stamp,
+        }))
+    }
+}

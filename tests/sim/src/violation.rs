@@ -1,0 +1,62 @@
+//! What a checker found.
+
+use core::fmt;
+
+/// Which promise was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// A read returned what no order of the writes allows.
+    ReadHistory,
+    /// A sector came back with another's data, or with nobody's.
+    ReadContent,
+    /// S7: a flush succeeded, and what was acknowledged before it was not durable.
+    Flush,
+    /// S3: two overlapping WRITEs with different data alive at once.
+    Overlap,
+    /// S1: a tag was used again within a frame lifetime.
+    Tag,
+    /// A frame went where no frame may go.
+    Address,
+    /// Frames that make no sense, exceed the MTU, or came on the wrong interface.
+    Frame,
+    /// A request completed twice, never, late, or as something else than it was.
+    Completion,
+    /// A buffer came back changed, or not at all.
+    Buffer,
+    /// Something is left when all is quiet.
+    Quiescence,
+    /// The machine asks to be called again and again and does nothing.
+    Livelock,
+    /// More frames outstanding than target and window allow.
+    Window,
+    /// It panicked.
+    Panic,
+}
+
+/// A broken promise and its circumstances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub promise: Promise,
+    /// What happened, in words.
+    pub text: String,
+}
+
+impl Violation {
+    /// A broken promise.
+    #[must_use]
+    pub fn new(promise: Promise, text: impl Into<String>) -> Self {
+        Self {
+            promise,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.promise, self.text)
+    }
+}
+
+impl core::error::Error for Violation {}
