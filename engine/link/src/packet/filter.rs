@@ -4,8 +4,6 @@
 
 use libc::sock_filter;
 
-use super::PacketScope;
-
 /// The ethertype of AoE.
 pub(super) const ETHERTYPE_AOE: u16 = 0x88a2;
 /// The ethertype of lock frames: IEEE's first for local experiments.
@@ -115,32 +113,35 @@ impl Assembly {
     }
 }
 
-/// The program for a socket of that scope and shard; `None` where the binding alone says it. A frame too short for what is
-/// looked at is rejected, as classic BPF has it.
-pub(super) fn program(scope: PacketScope, shard: Option<u8>) -> Option<Vec<sock_filter>> {
-    if scope == PacketScope::Aoe && shard.is_none() {
-        return None;
-    }
+/// The program that accepts AoE, and lock frames if they are wanted, behind up to two VLAN tags, as far as the shard is
+/// concerned with them. A frame too short for what is looked at is rejected, as classic BPF has it.
+pub(super) fn program(lock_frames: bool, shard: Option<u8>) -> Vec<sock_filter> {
     let mut asm = Assembly::default();
-    let tags_max = match scope {
-        // The kernel has looked at the ethertype already, and taken the only tag out.
-        PacketScope::Aoe => 0,
-        // Of two tags the inner one is still there.
-        PacketScope::AoeAndLocks => 1,
-    };
+    // Of two tags the kernel has taken out the outer one.
+    let tags_max = 1;
     for tags in 0..=tags_max {
         let header_bytes = 14 + 4 * tags;
         asm.label(Target::Vlan(tags));
         asm.steps.push(plain(SET_X, header_bytes));
         asm.steps.push(plain(LOAD_HALF, header_bytes - 2));
-        asm.steps.push(jump_equal(u32::from(ETHERTYPE_AOE), Target::Aoe, Target::Next));
-        if scope == PacketScope::AoeAndLocks {
-            asm.steps.push(jump_equal(u32::from(ETHERTYPE_LOCKS), Target::Locks, Target::Next));
+        asm.steps.push(jump_equal(
+            u32::from(ETHERTYPE_AOE),
+            Target::Aoe,
+            Target::Next,
+        ));
+        if lock_frames {
+            asm.steps.push(jump_equal(
+                u32::from(ETHERTYPE_LOCKS),
+                Target::Locks,
+                Target::Next,
+            ));
         }
         if tags < tags_max {
             let inner = Target::Vlan(tags + 1);
-            asm.steps.push(jump_equal(u32::from(ETHERTYPE_VLAN), inner, Target::Next));
-            asm.steps.push(jump_equal(u32::from(ETHERTYPE_QINQ), inner, Target::Reject));
+            asm.steps
+                .push(jump_equal(u32::from(ETHERTYPE_VLAN), inner, Target::Next));
+            asm.steps
+                .push(jump_equal(u32::from(ETHERTYPE_QINQ), inner, Target::Reject));
         } else {
             asm.steps.push(Step {
                 code: JUMP,
@@ -161,7 +162,8 @@ pub(super) fn program(scope: PacketScope, shard: Option<u8>) -> Option<Vec<sock_
         asm.steps.push(jump_equal(0, others, Target::Next));
         asm.steps.push(plain(LOAD_WORD_AT_X, TAG_OFFSET));
         asm.steps.push(plain(SHIFT_RIGHT, 28));
-        asm.steps.push(jump_equal(u32::from(shard), Target::Accept, Target::Reject));
+        asm.steps
+            .push(jump_equal(u32::from(shard), Target::Accept, Target::Reject));
     } else {
         asm.steps.push(Step {
             code: JUMP,
@@ -181,5 +183,5 @@ pub(super) fn program(scope: PacketScope, shard: Option<u8>) -> Option<Vec<sock_
     asm.steps.push(plain(RETURN, u32::MAX));
     asm.label(Target::Reject);
     asm.steps.push(plain(RETURN, 0));
-    Some(asm.link())
+    asm.link()
 }

@@ -9,7 +9,10 @@ use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
 use sandrail_wire::FrameRef;
 
 use super::socket::PacketSocket;
-use super::{ETHERNET_BYTES, FRAME_BYTES_MIN, Kick, VLAN_BYTES, VlanMetadata, assemble, count, restore_tag};
+use super::turns::Turns;
+use super::{
+    ETHERNET_BYTES, FRAME_BYTES_MIN, Kick, VLAN_BYTES, VlanMetadata, assemble, count, restore_tag,
+};
 use crate::LinkCounters;
 
 /// The most frames of one `recvmmsg`.
@@ -141,7 +144,15 @@ impl MmsgReceiver {
         let vector_len = c_uint::try_from(wanted).unwrap_or(0);
         let (fd, messages) = (self.socket.as_raw_fd(), self.batch.messages.as_mut_ptr());
         // SAFETY: the first `wanted` headers name buffers and control memory that live in `self.batch` and are not borrowed now.
-        let got = unsafe { libc::recvmmsg(fd, messages, vector_len, libc::MSG_DONTWAIT, ptr::null_mut()) };
+        let got = unsafe {
+            libc::recvmmsg(
+                fd,
+                messages,
+                vector_len,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
+        };
         if let Ok(got) = usize::try_from(got) {
             return got;
         }
@@ -193,21 +204,14 @@ impl MmsgReceiver {
 
 /// Sends through `sendmmsg`.
 ///
-/// That a frame has left is told by the socket's send queue: the kernel charges a frame to its socket until the driver
-/// frees it, so an empty queue means that all have left. A busy queue may never be empty, so there are two sockets: while one
-/// drains, the other sends, and once it is empty they change places.
+/// That a frame has left is told by the sockets' send queues; see [`Turns`].
 pub(super) struct MmsgSender {
     batch: Batch,
     sockets: [PacketSocket; 2],
-    active: usize,
+    turns: Turns,
     /// Of the batch: frames pushed, and the first of them not handed over.
     filled: usize,
     first: usize,
-    /// Frames handed to the kernel or dropped, since the start.
-    handed: u64,
-    /// Of these, the frames before this one went through the socket that is not active.
-    boundary: u64,
-    completed: u64,
 }
 
 impl MmsgSender {
@@ -222,12 +226,9 @@ impl MmsgSender {
         Ok(Self {
             batch: Batch::new(frames, 0, frame_bytes, false),
             sockets: [open()?, open()?],
-            active: 0,
+            turns: Turns::default(),
             filled: 0,
             first: 0,
-            handed: 0,
-            boundary: 0,
-            completed: 0,
         })
     }
 
@@ -236,7 +237,7 @@ impl MmsgSender {
     }
 
     pub(super) const fn completed(&self) -> u64 {
-        self.completed
+        self.turns.completed()
     }
 
     /// Copies a frame; its padded length, or `None` when all buffers are in use.
@@ -270,7 +271,7 @@ impl MmsgSender {
     fn send(&mut self) -> io::Result<usize> {
         let waiting = self.filled - self.first;
         let vector_len = c_uint::try_from(waiting).unwrap_or(c_uint::MAX);
-        let fd = self.sockets[self.active].as_raw_fd();
+        let fd = self.sockets[self.turns.active()].as_raw_fd();
         let messages = self.batch.messages[self.first..self.filled].as_mut_ptr();
         // SAFETY: the headers name buffers that live in `self.batch` and are not borrowed now.
         let sent = unsafe { libc::sendmmsg(fd, messages, vector_len, libc::MSG_DONTWAIT) };
@@ -280,25 +281,15 @@ impl MmsgSender {
     /// The next frames are the kernel's, or nobody's.
     fn forget(&mut self, frames: usize) {
         self.first += frames;
-        self.handed += count(frames);
+        self.turns.hand(count(frames));
         if self.first == self.filled {
             (self.first, self.filled) = (0, 0);
         }
     }
 
     fn reap(&mut self) {
-        if self.completed < self.boundary && self.sockets[1 - self.active].send_queue_empty() {
-            self.completed = self.boundary;
-        }
-        if self.completed < self.boundary || self.completed == self.handed {
-            return;
-        }
-        if self.sockets[self.active].send_queue_empty() {
-            self.completed = self.handed;
-        } else {
-            self.active = 1 - self.active;
-        }
-        self.boundary = self.handed;
+        let sockets = &self.sockets;
+        self.turns.reap(|socket| sockets[socket].send_queue_empty());
     }
 
     /// Drops what the kernel would not send; how many frames.

@@ -83,14 +83,24 @@ unsafe impl Send for RingMemory {}
 
 impl RingMemory {
     fn map(socket: &PacketSocket, option: c_int, layout: Layout) -> io::Result<Self> {
-        let version = c_int::try_from(libc::tpacket_versions::TPACKET_V2 as u32).expect("a small constant");
+        let version =
+            c_int::try_from(libc::tpacket_versions::TPACKET_V2 as u32).expect("a small constant");
         socket.set_packet(libc::PACKET_VERSION, &version)?;
         socket.set_packet(option, &layout.request()?)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
         let fd = socket.as_raw_fd();
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-        let address = unsafe { libc::mmap(ptr::null_mut(), layout.len_bytes(), protection, flags, fd, 0) };
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                layout.len_bytes(),
+                protection,
+                flags,
+                fd,
+                0,
+            )
+        };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -230,7 +240,8 @@ impl RingReceiver {
         if start < VLAN_BYTES || end > bytes.len() {
             return None;
         }
-        let start = match VlanMetadata::from_status(status, header.tp_vlan_tci, header.tp_vlan_tpid) {
+        let start = match VlanMetadata::from_status(status, header.tp_vlan_tci, header.tp_vlan_tpid)
+        {
             Some(tag) => restore_tag(bytes, start, tag),
             None => start,
         };
@@ -248,7 +259,10 @@ pub(super) struct RingSender {
 impl RingSender {
     pub(super) fn new(interface: c_int, mtu_bytes: usize, frames: usize) -> io::Result<Self> {
         let frame_bytes = mtu_bytes + ETHERNET_BYTES + VLAN_BYTES;
-        let layout = Layout::new(frames, TX_OFFSET_BYTES + frame_bytes.max(super::FRAME_BYTES_MIN));
+        let layout = Layout::new(
+            frames,
+            TX_OFFSET_BYTES + frame_bytes.max(super::FRAME_BYTES_MIN),
+        );
         // The kernel charges a frame's pages to the socket; twice the ring leaves room for its headers.
         let socket = PacketSocket::open_sender(2 * layout.len_bytes())?;
         let memory = RingMemory::map(&socket, libc::PACKET_TX_RING, layout)?;

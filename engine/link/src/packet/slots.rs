@@ -13,7 +13,8 @@ pub(super) trait StatusWords {
     fn store(&self, slot: usize, status: u32);
 }
 
-const BUSY: u32 = libc::TP_STATUS_SEND_REQUEST | libc::TP_STATUS_SENDING | libc::TP_STATUS_WRONG_FORMAT;
+const BUSY: u32 =
+    libc::TP_STATUS_SEND_REQUEST | libc::TP_STATUS_SENDING | libc::TP_STATUS_WRONG_FORMAT;
 
 /// Frames that were taken back: complete as soon as all before them are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +61,9 @@ impl TransmitSlots {
 
     /// The slot to fill next.
     pub(super) fn next(&mut self, words: &impl StatusWords) -> Option<usize> {
-        let full = |slots: &Self| slots.head - slots.tail == u64::try_from(slots.slots).unwrap_or(u64::MAX);
+        let full = |slots: &Self| {
+            slots.head - slots.tail == u64::try_from(slots.slots).unwrap_or(u64::MAX)
+        };
         if full(self) {
             self.reap(words);
         }
@@ -71,7 +74,10 @@ impl TransmitSlots {
     pub(super) fn request(&mut self, words: &impl StatusWords) {
         words.store(self.slot(self.head), libc::TP_STATUS_SEND_REQUEST);
         self.head += 1;
-        assert!(self.head - self.tail <= u64::try_from(self.slots).unwrap_or(u64::MAX), "a slot was requested twice");
+        assert!(
+            self.head - self.tail <= u64::try_from(self.slots).unwrap_or(u64::MAX),
+            "a slot was requested twice"
+        );
     }
 
     /// Whether the kernel has not yet taken the last slot requested.

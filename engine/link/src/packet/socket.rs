@@ -142,7 +142,8 @@ impl PacketSocket {
         let pointer: *const T = value;
         let fd = self.as_raw_fd();
         // SAFETY: the pointer and the length describe `value`, which the kernel only reads.
-        let result = unsafe { libc::setsockopt(fd, level, option, pointer.cast::<c_void>(), length::<T>()) };
+        let result =
+            unsafe { libc::setsockopt(fd, level, option, pointer.cast::<c_void>(), length::<T>()) };
         check(result).map(drop)
     }
 
@@ -190,7 +191,8 @@ impl PacketSocket {
         let pointer: *mut T = &raw mut value;
         let fd = self.as_raw_fd();
         // SAFETY: the pointer and the length describe `value`; only plain structures of integers are asked for.
-        let result = unsafe { libc::getsockopt(fd, level, option, pointer.cast::<c_void>(), &raw mut len) };
+        let result =
+            unsafe { libc::getsockopt(fd, level, option, pointer.cast::<c_void>(), &raw mut len) };
         check(result)?;
         Ok(value)
     }
