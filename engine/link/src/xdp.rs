@@ -28,6 +28,7 @@ mod probe;
 mod program;
 mod queue;
 mod socket;
+mod sync;
 mod window;
 
 pub use error::XdpError;

@@ -1,117 +1,64 @@
 //! Exclusive work that several threads bring about and none waits for.
+//!
+//! tests/claim_loom.rs checks it in every interleaving, and that it fails without its orderings or without the note.
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, Ordering};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{AtomicU8, Ordering};
+
+/// Nobody is at it.
+const IDLE: u8 = 0;
+/// One thread is at it.
+const HELD: u8 = 1;
+/// One thread is at it, and another has left work for it since its pass began.
+const NOTED: u8 = 2;
 
 /// A claim on work that one thread at a time does for all.
 ///
-/// A thread that finds it taken leaves a note and goes on; whoever holds it sees the note and makes another pass. What
-/// was published before a call to [`Claim::run`] is seen by a pass that begins after it, on this thread or another.
+/// A thread that finds it taken leaves its part and a note, and goes on; whoever holds it finds the note and makes
+/// another pass. So what is left is done by somebody, and nobody waits.
+///
+/// All is said in one atomic. Acquire, on taking the claim or a note, pairs with release, on giving the claim back or
+/// leaving a note: a pass sees all earlier passes, and all parts whose note it took. Notes are read-modify-writes, so
+/// the second of two extends the release sequence of the first, and whoever takes it sees both parts.
 #[derive(Debug)]
 pub(super) struct Claim {
-    held: AtomicBool,
-    noted: AtomicBool,
+    state: AtomicU8,
 }
 
 impl Claim {
     pub(super) fn new() -> Self {
         Self {
-            held: AtomicBool::new(false),
-            noted: AtomicBool::new(false),
+            state: AtomicU8::new(IDLE),
         }
-    }
-
-    /// SeqCst throughout: a note is left (store) before the second try (load), and a release (store) comes before the
-    /// look for notes (load). In one total order at least one side sees the other, which acquire and release do not give.
-    fn try_take(&self) -> bool {
-        self.held
-            .compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
     }
 
     /// Runs `pass` if nobody else does. Otherwise calls `publish`, which must put this thread's part where the holder's
-    /// pass finds it, and returns at once. Passes never overlap, and happen in a total order that each sees.
-    pub(super) fn run<State>(
+    /// pass finds it, and returns at once unless the holder has gone in between. Passes never overlap.
+    pub(super) fn run<Part>(
         &self,
-        state: &mut State,
-        publish: impl FnOnce(&mut State),
-        mut pass: impl FnMut(&mut State),
+        part: &mut Part,
+        publish: impl FnOnce(&mut Part),
+        mut pass: impl FnMut(&mut Part),
     ) {
-        if !self.try_take() {
-            publish(state);
-            self.noted.store(true, Ordering::SeqCst);
-            if !self.try_take() {
+        let taken = self
+            .state
+            .compare_exchange(IDLE, HELD, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_err() {
+            publish(part);
+            if self.state.swap(NOTED, Ordering::AcqRel) != IDLE {
                 return;
             }
+            // Ours after all. Notes left since are taken along: the pass has not begun.
+            self.state.swap(HELD, Ordering::Acquire);
         }
         loop {
-            // Taken back only under the claim and before the pass: whoever leaves it later gets another one.
-            self.noted.store(false, Ordering::SeqCst);
-            pass(state);
-            self.held.store(false, Ordering::SeqCst);
-            if !self.noted.load(Ordering::SeqCst) || !self.try_take() {
+            pass(part);
+            let given_back =
+                self.state
+                    .compare_exchange(HELD, IDLE, Ordering::Release, Ordering::Relaxed);
+            if given_back.is_ok() {
                 return;
             }
+            self.state.swap(HELD, Ordering::Acquire);
         }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn every_piece_of_published_work_is_done_by_somebody() {
-        const THREADS: u64 = 4;
-        const ROUNDS: u64 = 20_000;
-        let claim = Arc::new(Claim::new());
-        let published = Arc::new(AtomicU64::new(0));
-        let done = Arc::new(AtomicU64::new(0));
-        let inside = Arc::new(AtomicBool::new(false));
-        let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                let (claim, published, done, inside) = (
-                    claim.clone(),
-                    published.clone(),
-                    done.clone(),
-                    inside.clone(),
-                );
-                thread::spawn(move || {
-                    for round in 0..ROUNDS {
-                        let mut mine = 1_u64;
-                        claim.run(
-                            &mut mine,
-                            |mine| {
-                                published.fetch_add(std::mem::take(mine), Ordering::SeqCst);
-                            },
-                            |mine| {
-                                assert!(!inside.swap(true, Ordering::SeqCst), "two passes at once");
-                                let sum =
-                                    published.swap(0, Ordering::SeqCst) + std::mem::take(mine);
-                                done.fetch_add(sum, Ordering::SeqCst);
-                                inside.store(false, Ordering::SeqCst);
-                            },
-                        );
-                        if round % 64 == 0 {
-                            thread::yield_now();
-                        }
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("no thread panics");
-        }
-        assert_eq!(
-            done.load(Ordering::SeqCst),
-            THREADS * ROUNDS,
-            "nothing is left behind"
-        );
     }
 }

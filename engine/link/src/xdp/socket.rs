@@ -447,9 +447,6 @@ impl Link for XdpLink {
     }
 
     fn prepare_wait(&mut self) -> bool {
-        if self.rx.nb_avail(1) > 0 {
-            return false;
-        }
         self.serve(true);
         self.rx.nb_avail(1) == 0
     }

@@ -82,10 +82,10 @@ fn frames_of_every_size_arrive_bit_for_bit_both_ways() {
     }
 }
 
-/// With room for one descriptor a call, a frame of three chunks takes three calls, and the first two deliver nothing.
+/// Asked for one frame, the link takes one descriptor at a look: a frame of three takes three.
 #[test]
-fn a_frame_split_between_two_calls_is_kept() {
-    let Some(lab) = lab("a_frame_split_between_two_calls", 9000, 1) else {
+fn a_frame_split_between_two_looks_is_kept() {
+    let Some(lab) = lab("a_frame_split_between_two_looks", 9000, 1) else {
         return;
     };
     for mode in MODES {
