@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //
 // Steers SAN frames to the AF_XDP sockets and leaves everything else to the kernel.
 //
