@@ -9,6 +9,7 @@
     reason = "patterns are made of the low bits of counters"
 )]
 
+mod cost;
 mod errors;
 mod raw;
 mod shards;
