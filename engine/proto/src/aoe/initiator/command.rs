@@ -92,6 +92,8 @@ pub(super) struct Command {
     pub(super) last_sent: Instant,
     /// When the last copy was known to have left the machine.
     pub(super) left_at: Option<Instant>,
+    /// When a probe was first answered that the target had received after all copies (targets that work in parallel).
+    pub(super) passed_at: Option<Instant>,
 }
 
 impl Linked for Command {
@@ -121,6 +123,7 @@ impl Command {
         first_sent: Instant::ZERO,
         last_sent: Instant::ZERO,
         left_at: None,
+        passed_at: None,
     };
 
     pub(super) const fn generation(&self) -> u16 {

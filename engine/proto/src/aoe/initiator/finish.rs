@@ -2,7 +2,7 @@
 
 use super::api::{Completion, IoError, Notice, Operation, Outcome, RestartEvidence, TargetId};
 use super::command::{Kind, State};
-use super::config::{StaleWriteRule, TargetOrder};
+use super::config::StaleWriteRule;
 use super::list::NONE;
 use super::request::RequestState;
 use super::target::Phase;
@@ -41,18 +41,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         self.commands.get_mut(slot).state = State::Lingering;
         self.requests.get_mut(command.request).lingering += 1;
         self.counters.lingered += 1;
-        let dead_after = self.dead_after();
+        let lifetime = self.config.frame_lifetime;
         let path = self.targets[usize::from(command.target)].path_mut(command.path);
         path.lingering.push_back(&mut self.commands.table, slot);
-        path.want_probe(now + dead_after);
-    }
-
-    /// How long after its leaving the machine a copy is dead, once a probe sent then is answered (S2).
-    pub(super) fn dead_after(&self) -> core::time::Duration {
-        match self.config.target_order {
-            TargetOrder::Serial => self.config.frame_lifetime,
-            TargetOrder::Parallel => self.config.frame_lifetime * 2,
-        }
+        path.want_probe(now + lifetime);
     }
 
     /// A lingering command's last copy is accounted for.

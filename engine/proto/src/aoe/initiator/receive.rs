@@ -320,7 +320,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
 
     /// Releases this probe and those before it, and the lingering commands whose copies it shows dead (S2).
     fn on_probe_answered(&mut self, now: Instant, number: u8, path_number: u8, sent_at: Instant) {
-        let dead_after = self.dead_after();
         let path = self.targets[usize::from(number)].path_mut(path_number);
         for place in &mut path.probes {
             if *place != NONE && self.commands.get(*place).last_sent <= sent_at {
@@ -330,17 +329,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let mut slot = path.lingering.head();
         let mut check_at: Option<Instant> = None;
         while slot != NONE {
-            let command = self.commands.get(slot);
-            let next = super::list::Linked::links(command).next();
-            match command.left_at.map(|left_at| left_at + dead_after) {
-                Some(dead_at) if dead_at <= sent_at => {
+            let next = super::list::Linked::links(self.commands.get(slot)).next();
+            match self.alive_until(now, sent_at, slot) {
+                None => {
                     self.counters.lingered_dead += 1;
                     self.end_lingering(now, slot);
                 }
-                dead_at => {
-                    let dead_at = dead_at.unwrap_or(now + dead_after);
-                    check_at = Some(check_at.map_or(dead_at, |at| at.min(dead_at)));
-                }
+                Some(at) => check_at = Some(check_at.map_or(at, |earliest| earliest.min(at))),
             }
             slot = next;
         }
@@ -349,6 +344,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 self.targets[usize::from(number)].paths[usize::from(path_number)].as_mut()
         {
             path.want_probe(at.max(now));
+        }
+    }
+
+    /// What the answer, here now, to a probe sent at `sent_at` says of a lingering command: its copies are dead (`None`), or
+    /// when to ask again.
+    fn alive_until(&mut self, now: Instant, sent_at: Instant, slot: u16) -> Option<Instant> {
+        let lifetime = self.config.frame_lifetime;
+        let command = self.commands.get_mut(slot);
+        let Some(left_at) = command.left_at else {
+            return Some(now + lifetime);
+        };
+        // By then each copy was lost or in the target's socket, before any probe sent later.
+        let arrived_at = left_at + lifetime;
+        if arrived_at > sent_at {
+            return Some(arrived_at);
+        }
+        match self.config.target_order {
+            TargetOrder::Serial => None,
+            // A target that was stopped took the copy and the probe up together, and may still be at the copy.
+            TargetOrder::Parallel => {
+                let done_at = *command.passed_at.get_or_insert(now) + lifetime;
+                (done_at > now).then_some(done_at)
+            }
         }
     }
 
