@@ -118,7 +118,8 @@ pub struct Rates {
     pub jitter_ns: u64,
     /// Lost.
     pub loss: u16,
-    /// Delivered twice.
+    /// Delivered twice. A request's second instance comes directly behind the first: no initiator can know of copies that
+    /// the network makes, so that one which straggles is beyond what S3 can prevent.
     pub duplicate: u16,
     /// Held back.
     pub straggle: u16,
@@ -254,8 +255,15 @@ impl Network {
             };
             rates.delay_ns + jitter_ns + straggle_ns
         };
-        let first = Some(now_ns + delay_ns());
-        let second = (u16::from_le_bytes([e, f]) < rates.duplicate).then(|| now_ns + delay_ns());
-        [first, second]
+        let to_target = matches!(sink.owner, Owner::Target { .. });
+        let first_ns = now_ns + delay_ns();
+        let second = (u16::from_le_bytes([e, f]) < rates.duplicate).then(|| {
+            if to_target {
+                first_ns
+            } else {
+                now_ns + delay_ns()
+            }
+        });
+        [Some(first_ns), second]
     }
 }

@@ -79,6 +79,17 @@ struct Write {
     sectors: u64,
 }
 
+/// A flush that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct FlushSeen {
+    /// When it was submitted.
+    pub begun: Moment,
+    /// The target promised durability.
+    pub promised: bool,
+    /// Something was lost that nobody could have noticed.
+    pub excused: bool,
+}
+
 /// The judge of all reads of a run.
 #[derive(Debug)]
 pub struct Oracle {
@@ -259,54 +270,44 @@ impl Oracle {
         }
     }
 
-    /// A flush submitted at `begun` succeeded and the sector's durable content is this: nothing acknowledged before `begun`
-    /// may be missing (S7).
+    /// A flush submitted at `begun` succeeded and this is what the sector durably holds, or, if the target promised
+    /// nothing, holds: nothing acknowledged before `begun` may be missing (S7). Without a promise the caller knows
+    /// that what it has written up to now may be lost.
     ///
     /// # Errors
-    /// [`Violation`] when something is. The boolean of `excused`, asked with the missing write's submission and end, says
-    /// that nobody could have noticed the loss; the write is released then.
+    /// [`Violation`] when something is missing and that is not `excused`: nobody could have noticed the loss.
     pub fn flushed(
         &mut self,
         target: u8,
         lba: u64,
         content: &[u8],
-        begun: Moment,
-        excused: bool,
+        flush: FlushSeen,
     ) -> Result<(), Violation> {
         let durable = stamp::read(content, target, lba)
             .map_err(|foreign| foreign_content(target, lba, foreign))?;
         let sector = &mut self.disks[usize::from(target)][usize::try_from(lba).expect("small")];
-        let Some(durable) = sector
-            .marks
-            .iter()
-            .rev()
-            .find(|mark| mark.stamp == durable)
-            .copied()
-        else {
+        let found = sector.marks.iter().rev().find(|mark| mark.stamp == durable);
+        let Some(durable) = found.copied() else {
             return Err(Violation::new(
                 Promise::Flush,
                 format!("target {target} sector {lba}: durable {durable} unknown"),
             ));
         };
         for mark in &mut sector.marks {
-            if mark.acknowledged >= begun
-                || mark.released
-                || mark.stamp == durable.stamp
-                || !durable.precedes(mark)
-            {
+            if mark.acknowledged >= flush.begun || mark.released {
                 continue;
             }
-            if excused {
-                mark.released = true;
-                continue;
+            let missing = mark.stamp != durable.stamp && durable.precedes(mark);
+            if missing && !flush.excused {
+                return Err(Violation::new(
+                    Promise::Flush,
+                    format!(
+                        "target {target} sector {lba}: a flush succeeded, but the acknowledged {} is not there, {} is",
+                        mark.stamp, durable.stamp
+                    ),
+                ));
             }
-            return Err(Violation::new(
-                Promise::Flush,
-                format!(
-                    "target {target} sector {lba}: a flush succeeded, but the acknowledged {} is not there, {} is",
-                    mark.stamp, durable.stamp
-                ),
-            ));
+            mark.released = missing || !flush.promised;
         }
         Ok(())
     }
@@ -593,14 +594,33 @@ mod tests {
         let b = h.write();
         let begun = h.0.moment();
         let c = h.write();
+        let flush = FlushSeen {
+            begun,
+            promised: true,
+            excused: false,
+        };
         for there in [b, c] {
-            h.0.flushed(0, 2, &sector(there), begun, false).unwrap();
+            h.0.flushed(0, 2, &sector(there), flush).unwrap();
         }
-        assert_eq!(
-            broken(h.0.flushed(0, 2, &sector(a), begun, false)),
-            Promise::Flush
-        );
+        assert_eq!(broken(h.0.flushed(0, 2, &sector(a), flush)), Promise::Flush);
         h.0.release(0, 2, 1);
-        h.0.flushed(0, 2, &sector(a), begun, false).unwrap();
+        h.0.flushed(0, 2, &sector(a), flush).unwrap();
+    }
+
+    #[test]
+    fn a_flush_without_a_promise_owes_nothing_afterwards() {
+        let mut h = History::new();
+        let a = h.write();
+        h.write();
+        let mut flush = FlushSeen {
+            begun: h.0.moment(),
+            promised: false,
+            excused: false,
+        };
+        assert_eq!(broken(h.0.flushed(0, 2, &sector(a), flush)), Promise::Flush);
+        flush.excused = true;
+        h.0.flushed(0, 2, &sector(a), flush).unwrap();
+        flush.excused = false;
+        h.0.flushed(0, 2, &sector(a), flush).unwrap();
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct PowerLoss {
     pub(crate) up_ns: Option<u64>,
     /// Per host: it was silent long enough.
     pub(crate) silence_noticed: Vec<bool>,
-    /// Per host: a flush was excused by it.
+    /// Per host: a flush submitted after it was excused by it.
     pub(crate) written_off: Vec<bool>,
 }
 

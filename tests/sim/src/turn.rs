@@ -13,6 +13,7 @@ use sandrail_wire::{FrameRef, Lba, MacAddr, TargetAddr};
 use crate::bytes::{self, DATA};
 use crate::host::{Ask, DEADLINE_SLACK_NS, Done, Pending, TRANSMIT_FRAMES, Ticket};
 use crate::net::{FrameId, Owner};
+use crate::oracle::FlushSeen;
 use crate::stamp::{self, SECTOR_BYTES};
 use crate::violation::{Promise, Violation};
 use crate::watch::WriteFrame;
@@ -55,7 +56,7 @@ impl World {
         self.attach(index);
         self.ends(index);
         self.submit_load(index);
-        let full = self.transmit(index);
+        let full = self.work_off(index);
         self.ends(index);
         self.judge_deadlines(index);
         self.plan_turn(index, full);
@@ -67,6 +68,10 @@ impl World {
             return;
         };
         let mut at_ns = initiator.poll_timeout().map_or(u64::MAX, Instant::as_nanos);
+        if at_ns <= self.now_ns {
+            // What is due can't be sent: the loop spins, but not in virtual time.
+            at_ns = self.now_ns + 10_000;
+        }
         for rings in &host.rings {
             at_ns = at_ns.min(rings.reports.front().copied().unwrap_or(u64::MAX));
         }
@@ -190,14 +195,37 @@ impl World {
         let Some(initiator) = &mut self.hosts[index].initiator else {
             return;
         };
-        let mut calls = 0;
-        while initiator.poll_timeout().is_some_and(|due| due <= now) && calls < TIMER_CALLS_MAX {
+        if initiator.poll_timeout().is_some_and(|due| due <= now) {
             initiator.handle_timeout(now);
-            calls += 1;
         }
-        self.insist(calls < TIMER_CALLS_MAX, Promise::Livelock, || {
-            "poll_timeout() stays in the past however often handle_timeout() is called".into()
-        });
+    }
+
+    /// Timers and transmission until nothing is due any more; whether a ring was full.
+    fn work_off(&mut self, index: usize) -> bool {
+        for _ in 0..TIMER_CALLS_MAX {
+            let now = self.instant();
+            let full = self.transmit(index);
+            let host = &mut self.hosts[index];
+            let Some(initiator) = &mut host.initiator else {
+                return full;
+            };
+            let due = initiator.poll_timeout().is_some_and(|due| due <= now);
+            if full
+                || !due
+                || self.now_ns < host.transmit_blocked_until_ns
+                || self.violation.is_some()
+            {
+                return full;
+            }
+            initiator.handle_timeout(now);
+        }
+        let initiator = self.hosts[index].initiator.as_ref();
+        let text = format!(
+            "poll_timeout() stays in the past however often handle_timeout() and poll_transmit() are called: {:?}",
+            initiator.map(|initiator| initiator.counters())
+        );
+        self.accuse(Violation::new(Promise::Livelock, text));
+        false
     }
 
     fn attach(&mut self, index: usize) {
@@ -529,23 +557,25 @@ impl World {
             let advertised = loss
                 .up_ns
                 .is_some_and(|up_ns| attachment.advert_seen_ns >= Some(up_ns));
-            if !advertised
-                && !loss.silence_noticed[index]
-                && !core::mem::replace(&mut loss.written_off[index], true)
-            {
-                excused = true;
+            if advertised || loss.silence_noticed[index] || loss.written_off[index] {
+                continue;
             }
+            excused = true;
+            // Whatever it took was acknowledged before it was over: a flush from then on settles it.
+            loss.written_off[index] = loss.up_ns.is_some_and(|up_ns| pending.submitted_ns > up_ns);
         }
+        let flush = FlushSeen {
+            begun: pending.begun,
+            promised: durability == Durability::Claimed,
+            excused,
+        };
         for lba in region.0..region.0 + region.1 {
-            let content = match durability {
-                Durability::Claimed => blade.target.durable_sector(lba),
-                // Nobody promised durability, but what is lost for certain must have been told.
-                Durability::Unclaimed | Durability::Refused => blade.target.sector(lba),
+            let content = if flush.promised {
+                blade.target.durable_sector(lba)
+            } else {
+                blade.target.sector(lba)
             };
-            if let Err(violation) =
-                self.oracle
-                    .flushed(target, lba, content, pending.begun, excused)
-            {
+            if let Err(violation) = self.oracle.flushed(target, lba, content, flush) {
                 self.accuse(violation);
                 return;
             }

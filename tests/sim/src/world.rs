@@ -230,7 +230,7 @@ pub struct World {
 }
 
 /// Lines of a trace that are kept.
-const TRACE_LINES: usize = 400;
+const TRACE_LINES: usize = 100_000;
 
 impl World {
     /// Builds it; hosts boot at time 0 and attach every target.
@@ -449,7 +449,12 @@ impl World {
             Event::Resume { target, queue, era } => self.resume(target, queue, era),
             Event::Start { target, advertises } => self.start_target(target, advertises),
             Event::Release { target } => self.blades[usize::from(target)].target.reserve(&[]),
-            Event::Boot { host } => self.boot(usize::from(host)),
+            Event::Boot { host } => {
+                // Two crashes at once end in one start.
+                if self.hosts[usize::from(host)].initiator.is_none() {
+                    self.boot(usize::from(host));
+                }
+            }
             Event::Mishap { index } => {
                 if !self.healed {
                     let mishap = self.mishaps[index as usize];
