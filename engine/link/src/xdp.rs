@@ -126,6 +126,13 @@ impl XdpConfig {
                 )));
             }
         }
+        let listed = self.allow_list.as_ref().map_or(0, Vec::len);
+        let listed_max = usize::try_from(sandrail_ebpf::ALLOWED_MAX).unwrap_or(usize::MAX);
+        if listed > listed_max {
+            return Err(XdpError::Config(format!(
+                "{listed} stations on the allow-list: it holds {listed_max}"
+            )));
+        }
         Ok(())
     }
 }

@@ -144,6 +144,24 @@ impl Failure<'_> {
         }
     }
 
+    /// A driver that has no such hook, or not for this MTU: EOPNOTSUPP, ERANGE or EINVAL, by driver.
+    fn hook(
+        &self,
+        hook: Hook,
+        mtu_bytes: usize,
+        error: &(dyn std::error::Error + 'static),
+    ) -> XdpError {
+        let Some(number) = errno_of(error) else {
+            return self.name("attach", error);
+        };
+        let words = io::Error::from_raw_os_error(number);
+        XdpError::Unsupported {
+            interface: self.interface.to_owned(),
+            driver: self.driver.to_owned(),
+            what: format!("{} with an MTU of {mtu_bytes}: {words}", hook.words()),
+        }
+    }
+
     fn missing(&self, name: &str) -> XdpError {
         XdpError::Program {
             interface: self.interface.to_owned(),
@@ -200,7 +218,7 @@ impl Attached {
                 .map_err(|error| failure.name("fill the allow-list of", &error))?;
         }
         let hooks = hooks(config.mode, &support.driver, support.features);
-        let (hook, link) = attach(&mut program, index, hooks, &failure)?;
+        let (hook, link) = attach(&mut program, (index, mtu_bytes), hooks, &failure)?;
         Ok(Self {
             interface,
             index,
@@ -319,7 +337,7 @@ fn take_map(
 /// Attaches to the first of the hooks that takes the program.
 fn attach(
     program: &mut Ebpf,
-    index: u32,
+    (index, mtu_bytes): (u32, usize),
     hooks: &[Hook],
     failure: &Failure<'_>,
 ) -> Result<(Hook, FdLink), XdpError> {
@@ -350,7 +368,7 @@ fn attach(
                 Some(libc::EPERM | libc::EACCES) => return Err(failure.name("attach", &error)),
                 _ => {
                     tracing::info!(interface = failure.interface, hook = hook.words(), %error, "XDP hook refused");
-                    refusal = Some(failure.name("attach", &error));
+                    refusal = Some(failure.hook(hook, mtu_bytes, &error));
                     break None;
                 }
             }

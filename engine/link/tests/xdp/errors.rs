@@ -1,12 +1,12 @@
 //! What is refused, and in which words.
 
-use sandrail_lab::{LinkState, Side};
+use sandrail_lab::{LinkState, Side, may_run};
 use sandrail_link::Link;
 use sandrail_link::xdp::{
     MTU_BYTES_MAX, XdpConfig, XdpError, XdpLink, XdpMode, XdpPort, ZeroCopy, probe,
 };
 
-use crate::support::{MODES, lab, links, mac, open, port, small, until};
+use crate::support::{Deadline, MODES, aoe_request, lab, links, mac, open, port, small, until};
 
 /// The error of opening an interface with this configuration on the initiator's side, on one queue, for these shards.
 #[track_caller]
@@ -85,6 +85,10 @@ fn queues_shards_and_sizes_out_of_range_are_refused() {
         },
         XdpConfig {
             tx_chunks: (1 << 16) + 1,
+            ..good.clone()
+        },
+        XdpConfig {
+            allow_list: Some(vec![mac(&lab, Side::Target); 4097]),
             ..good.clone()
         },
         XdpConfig {
@@ -340,4 +344,49 @@ fn huge_pages_are_used_or_their_lack_is_named() {
             assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
         }
     }
+}
+
+/// An ifb device has no hook in its driver, as many a NIC's: `native` says so, `auto` goes on to the generic one. That
+/// it is taken away under a link is an interface that went down.
+#[test]
+fn a_driver_without_a_hook_is_named_and_auto_does_without() {
+    let Some(lab) = lab("a_driver_without_a_hook", 1500, 1) else {
+        return;
+    };
+    let ip = |arguments: &str| {
+        let mut command = lab.command(Side::Initiator, "ip");
+        command
+            .args(arguments.split(' '))
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let made = ip("link add ifb9 type ifb") && ip("link set ifb9 up");
+    let made = made.then_some(()).ok_or("this kernel has no ifb devices");
+    if !may_run("a_driver_without_a_hook", made) {
+        return;
+    }
+    let error = refused(&lab, &small("ifb9", XdpMode::Native), 0, &[0]);
+    assert!(matches!(error, XdpError::Unsupported { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "ifb9 (driver ifb) does not support xdp-native with an MTU of 1500: Operation not supported (os error 95)"
+    );
+    let opened = lab.enter(Side::Initiator, || {
+        XdpLink::open(&small("ifb9", XdpMode::Auto), 0)
+    });
+    let mut link = opened
+        .expect("entered")
+        .expect("generic mode works anywhere");
+    assert_eq!(link.info().mode, "xdp-generic copy");
+    assert!(link.is_up());
+    assert!(ip("link del ifb9"));
+    let clock = Deadline::new(5);
+    let frame = aoe_request(&lab, Side::Target, 200, 1);
+    until(5, || {
+        let _ = link.transmit(clock.now(), &frame[..36], &frame[36..]);
+        link.flush(clock.now());
+        assert_eq!(link.receive(clock.now(), 8, &mut |_| {}), 0);
+        !link.is_up()
+    });
+    assert_eq!(link.counters().link_downs, 1);
 }
