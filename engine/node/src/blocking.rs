@@ -99,7 +99,7 @@ impl Client {
     /// far.
     ///
     /// # Errors
-    /// [`BlockingError::Failed`]; after `IoError::UnflushedLost` write again, then
+    /// [`BlockingError::Failed`]; after `IoError::UnflushedLost` see
     /// [`accept_loss`](crate::Node::accept_loss).
     pub fn flush(&mut self, target: TargetHandle) -> Result<Durability, BlockingError> {
         match self.call(target, Operation::Flush, Buffer::empty())?.0 {

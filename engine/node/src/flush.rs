@@ -30,8 +30,9 @@ pub(crate) struct LossState {
 }
 
 impl LossState {
-    /// A new target at this place.
+    /// A new target at this place: what was written to an earlier one is no concern of it.
     pub(crate) fn reset(&self) {
+        self.flushed.fetch_max(self.sum(), Ordering::AcqRel);
         self.accept();
     }
 
@@ -72,9 +73,9 @@ impl LossState {
         Ok(outcome)
     }
 
-    /// The caller took note of the loss and writes again.
+    /// The caller took note of the loss. `flushed` stays: what was written again meanwhile is not flushed, and the next
+    /// restart may lose it, too.
     pub(crate) fn accept(&self) {
-        self.flushed.fetch_max(self.sum(), Ordering::AcqRel);
         self.lost.store(0, Ordering::Release);
     }
 
@@ -163,6 +164,27 @@ mod tests {
             "until the caller accepts it"
         );
         state.accept();
+        assert_eq!(state.flush_ends(state.flush_begins(), CLAIMED), CLAIMED);
+    }
+
+    #[test]
+    fn a_second_restart_after_the_loss_was_accepted_is_noticed() {
+        let state = LossState::default();
+        state.write_acknowledged(1);
+        state.restart_suspected(RestartEvidence::Silence, false);
+        state.accept();
+        state.write_acknowledged(1);
+        state.restart_suspected(RestartEvidence::Silence, false);
+        assert!(state.flush_ends(state.flush_begins(), CLAIMED).is_err());
+    }
+
+    #[test]
+    fn a_new_target_at_the_place_inherits_nothing() {
+        let state = LossState::default();
+        state.write_acknowledged(1);
+        state.restart_suspected(RestartEvidence::Silence, true);
+        state.reset();
+        state.restart_suspected(RestartEvidence::Silence, false);
         assert_eq!(state.flush_ends(state.flush_begins(), CLAIMED), CLAIMED);
     }
 

@@ -79,15 +79,15 @@ pub enum AttachFailed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "stopped with {open_requests} requests open and {unaccounted} written ranges unaccounted for{}",
-    if panicked.is_empty() { String::new() } else { format!("; shards {panicked:?} panicked") }
+    if silent.is_empty() { String::new() } else { format!("; shards {silent:?} ended without a word") }
 )]
 pub struct ShutdownError {
     /// Requests that had not ended.
     pub open_requests: usize,
     /// Writes answered whose copies are not all accounted for (S3).
     pub unaccounted: usize,
-    /// Shards whose thread panicked.
-    pub panicked: Vec<usize>,
+    /// Shards that did not report: their thread panicked, or nobody turned them.
+    pub silent: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -133,7 +133,8 @@ impl Node {
 
     /// As [`Node::start`] but without threads: the caller turns the shards ([`Shard::turn`]). For benches and tests that
     /// need everything in one thread, and for loops that have work of their own. Control calls block until the shards
-    /// are turned, so that they belong in another thread.
+    /// are turned, so that they belong in another thread; [`Node::shutdown`] is clean once each shard has been turned until
+    /// [`Shard::is_over`], and been finished.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -389,7 +390,8 @@ impl Node {
         self.answer(0, &answer)
     }
 
-    /// Takes note that unflushed writes may be lost (S7): flushes may succeed again. Write them again first.
+    /// Takes note that unflushed writes may be lost (S7): flushes may succeed again. Call it first, then write everything
+    /// again that was written since the last successful flush, and flush: a restart in the meantime fails that flush.
     ///
     /// # Errors
     /// [`NodeError::NoTarget`], [`NodeError::ShardSilent`], [`NodeError::Stopping`].
@@ -397,6 +399,8 @@ impl Node {
         if !self.hub.is_attached(target) {
             return Err(NodeError::NoTarget);
         }
+        // Before the shards: what one of them notices from now on stays marked.
+        self.hub.targets[target.place()].loss.accept();
         for shard in 0..self.shards() {
             let (reply, answer) = mpsc::channel();
             self.call(
@@ -408,7 +412,6 @@ impl Node {
             )?;
             self.answer(shard, &answer)?;
         }
-        self.hub.targets[target.place()].loss.accept();
         Ok(())
     }
 
@@ -460,11 +463,7 @@ impl Node {
         let mut sum = ShutdownError {
             open_requests: 0,
             unaccounted: 0,
-            panicked: Vec::new(),
-        };
-        let mut add = |report: StopReport| {
-            sum.open_requests += report.open_requests;
-            sum.unaccounted += report.unaccounted;
+            silent: Vec::new(),
         };
         let answers: Vec<Receiver<StopReport>> = (0..self.hub.doors.len())
             .map(|shard| {
@@ -473,22 +472,27 @@ impl Node {
                 answer
             })
             .collect();
-        if self.threads.is_empty() {
-            // Turned by somebody else, who may have dropped them already.
-            for answer in answers {
-                let left = deadline.saturating_since(clock::now()) + CONTROL_GRACE;
-                if let Ok(report) = answer.recv_timeout(left) {
-                    add(report);
+        // A thread that was started ends by the deadline, or by a panic: then its answer's sender is dropped.
+        let grace = if self.threads.is_empty() {
+            Duration::ZERO
+        } else {
+            CONTROL_GRACE
+        };
+        for (shard, answer) in answers.iter().enumerate() {
+            let left = deadline.saturating_since(clock::now()) + grace;
+            match answer.recv_timeout(left) {
+                Ok(report) => {
+                    sum.open_requests += report.open_requests;
+                    sum.unaccounted += report.unaccounted;
                 }
+                Err(_) => sum.silent.push(shard),
             }
         }
-        for (shard, thread) in self.threads.drain(..).enumerate() {
-            match thread.join() {
-                Ok(report) => add(report),
-                Err(_) => sum.panicked.push(shard),
-            }
+        for thread in self.threads.drain(..) {
+            // A panic was told by the missing answer.
+            let _ = thread.join();
         }
-        if sum.open_requests > 0 || sum.unaccounted > 0 || !sum.panicked.is_empty() {
+        if sum.open_requests > 0 || sum.unaccounted > 0 || !sum.silent.is_empty() {
             return Err(sum);
         }
         for mark in self.marks.drain(..) {

@@ -94,7 +94,10 @@ fn the_longer_lifetime_of_earlier_users_counts() {
     let dir = Dir::new();
     drop(CleanMark::acquire(&dir.0, MAC, LIFETIME * 5).unwrap());
     drop(dir.acquire().unwrap());
-    assert_eq!(dir.acquire().unwrap().earlier_lifetime(), Some(LIFETIME * 5));
+    assert_eq!(
+        dir.acquire().unwrap().earlier_lifetime(),
+        Some(LIFETIME * 5)
+    );
 }
 
 #[test]
@@ -123,7 +126,10 @@ fn a_second_user_of_the_mac_is_refused_with_the_firsts_pid() {
         matches!(error, CleanMarkError::InUse { pid: Some(pid), .. } if pid == std::process::id()),
         "{text}"
     );
-    assert!(text.contains("02:00:00:00:00:2a is in use by process"), "{text}");
+    assert!(
+        text.contains("02:00:00:00:00:2a is in use by process"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -164,7 +170,11 @@ fn many_users_in_turn_never_share_a_mark() {
                         std::thread::yield_now();
                         continue;
                     };
-                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two users at once");
+                    assert_eq!(
+                        inside.fetch_add(1, Ordering::SeqCst),
+                        0,
+                        "two users at once"
+                    );
                     assert_eq!(mark.earlier_lifetime(), None, "all of them end cleanly");
                     inside.fetch_sub(1, Ordering::SeqCst);
                     mark.remove().unwrap();

@@ -240,7 +240,8 @@ impl<L: Link> Shard<L> {
     }
 
     /// Whether the loop ends: told to stop, and nothing is under way or it has taken too long.
-    pub(crate) fn is_over(&self) -> bool {
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         self.control
             .stopping
             .as_ref()
@@ -248,7 +249,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// Leaves the loop: answers what is left, tells what was left.
-    pub(crate) fn finish(mut self) -> StopReport {
+    pub fn finish(mut self) -> StopReport {
         let report = self.report();
         if let Some(reply) = self
             .control

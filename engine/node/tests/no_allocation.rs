@@ -1,0 +1,241 @@
+//! Nothing is allocated or freed per I/O, and nothing locks: on the shard's side and on the client's, in one thread with
+//! a counting allocator. And 32 answers in one burst cost one kick.
+#![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
+
+mod blade;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use blade::{ADDR, Blade, BladeLink};
+use sandrail_memory::Buffer;
+use sandrail_node::{Client, Node, NodeConfig, Request, Shard, TargetHandle};
+use sandrail_proto::aoe::initiator::{IfClosed, InitiatorConfig, Operation, Outcome, PinnedMacs};
+use sandrail_wire::Lba;
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // `try_with`: a thread that ends frees its locals after this one is gone.
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: everything is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(place, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocator_calls() -> u64 {
+    CALLS.get()
+}
+
+const SOON: Duration = Duration::from_secs(5);
+
+struct Bed {
+    node: Node,
+    shards: Vec<Shard<BladeLink>>,
+    target: TargetHandle,
+}
+
+/// A node whose shards are turned by this thread.
+fn bed(count: usize) -> Bed {
+    let config = NodeConfig {
+        initiator: InitiatorConfig {
+            rto_initial: Duration::from_secs(1),
+            rto_min: Duration::from_secs(1),
+            rto_max: Duration::from_secs(1),
+            ..InitiatorConfig::default()
+        },
+        stripe_sectors: 64,
+        run_dir: None,
+        ..NodeConfig::default()
+    };
+    let blade = Blade::new(16 << 10);
+    let links = (0..count).map(|_| vec![blade.link()]).collect();
+    let (node, mut shards) = Node::assemble(&config, links).unwrap();
+    let target = std::thread::scope(|scope| {
+        let attaching = scope.spawn(|| {
+            node.attach(ADDR, PinnedMacs::first_to_answer(), SOON)
+                .unwrap()
+        });
+        while !attaching.is_finished() {
+            turn(&mut shards);
+            std::thread::yield_now();
+        }
+        attaching.join().unwrap()
+    });
+    Bed {
+        node,
+        shards,
+        target,
+    }
+}
+
+fn turn(shards: &mut [Shard<BladeLink>]) {
+    for shard in shards {
+        shard.turn();
+    }
+}
+
+fn submit(client: &mut Client, target: TargetHandle, n: u64) {
+    let place = n * 7 % 1024 * 8;
+    let lba = Lba(place);
+    let (operation, buffer) = match n % 16 {
+        0 => (Operation::Flush, Buffer::empty()),
+        1 | 5 | 9 => (
+            Operation::Write {
+                lba,
+                if_closed: IfClosed::Wait,
+            },
+            client.buffer(4096).unwrap(),
+        ),
+        _ => (Operation::Read { lba }, client.buffer(4096).unwrap()),
+    };
+    let request = Request {
+        target,
+        operation,
+        buffer,
+        timeout: SOON,
+        user: n,
+    };
+    client.submit(request).unwrap();
+}
+
+fn run(bed: &mut Bed, client: &mut Client, depth: usize, requests: u64) {
+    let (mut sent, mut ended) = (0, 0);
+    while ended < requests {
+        while sent < requests && client.outstanding() < depth {
+            submit(client, bed.target, sent);
+            sent += 1;
+        }
+        turn(&mut bed.shards);
+        while let Some(done) = client.poll() {
+            assert!(done.result.is_ok(), "{:?}", done.result);
+            ended += 1;
+        }
+    }
+}
+
+#[test]
+fn no_allocation_per_io() {
+    for (shards, depth) in [(1, 1), (1, 32), (2, 32)] {
+        let mut bed = bed(shards);
+        let mut client = bed.node.client(32).unwrap();
+        // Warm: thread-locals, the link's frames.
+        run(&mut bed, &mut client, depth, 2_000);
+        let before = allocator_calls();
+        run(&mut bed, &mut client, depth, 20_000);
+        let calls = allocator_calls() - before;
+        assert_eq!(
+            calls, 0,
+            "{calls} allocator calls in 20,000 requests, depth {depth}, {shards} shards"
+        );
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = allocator_calls();
+    drop(std::hint::black_box(vec![0_u8; 100]));
+    assert_eq!(allocator_calls() - before, 2);
+}
+
+#[test]
+fn a_burst_of_32_costs_one_kick() {
+    let mut bed = bed(1);
+    let mut client = bed.node.client(32).unwrap();
+    run(&mut bed, &mut client, 32, 512);
+    let kicks = |bed: &mut Bed| {
+        let stat = stat(bed);
+        (stat.links[0].counters.tx_kicks, stat.counters)
+    };
+    let (kicks_before, before) = kicks(&mut bed);
+    for n in 0..32 {
+        let request = Request {
+            target: bed.target,
+            operation: Operation::Read { lba: Lba(n * 2) },
+            buffer: client.buffer(512).unwrap(),
+            timeout: SOON,
+            user: n,
+        };
+        client.submit(request).unwrap();
+    }
+    // One turn sends all 32, the next finds all 32 answers.
+    turn(&mut bed.shards);
+    assert!(client.poll().is_none());
+    turn(&mut bed.shards);
+    let mut answers = 0;
+    while let Some(done) = client.poll() {
+        assert_eq!(done.result, Ok(Outcome::Read));
+        answers += 1;
+    }
+    assert_eq!(answers, 32);
+    let (kicks_after, after) = kicks(&mut bed);
+    assert_eq!(after.tx_frames - before.tx_frames, 32);
+    assert_eq!(after.rx_frames - before.rx_frames, 32);
+    assert_eq!(after.rx_bursts - before.rx_bursts, 1);
+    assert_eq!(after.tx_bursts - before.tx_bursts, 1);
+    assert_eq!(kicks_after - kicks_before, 1, "one kick for 32 frames");
+}
+
+#[test]
+fn bursts_are_capped() {
+    let mut bed = bed(1);
+    let mut client = bed.node.client(100).unwrap();
+    for n in 0..100 {
+        let request = Request {
+            target: bed.target,
+            operation: Operation::Read { lba: Lba(n % 8) },
+            buffer: client.buffer(512).unwrap(),
+            timeout: SOON,
+            user: n,
+        };
+        client.submit(request).unwrap();
+    }
+    // The first turn takes `burst_requests_max` requests, so that at most as many are answered in the second.
+    turn(&mut bed.shards);
+    turn(&mut bed.shards);
+    let answered = std::iter::from_fn(|| client.poll()).count();
+    assert!((1..=64).contains(&answered), "{answered} of a burst of 64");
+    turn(&mut bed.shards);
+    turn(&mut bed.shards);
+    let rest = std::iter::from_fn(|| client.poll()).count();
+    assert!(rest > 0 && answered + rest <= 100);
+}
+
+/// Shard 0's stat, asked for by another thread while this one turns the shard.
+fn stat(bed: &mut Bed) -> sandrail_node::ShardStat {
+    let Bed { node, shards, .. } = bed;
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| node.stat().unwrap().shards.swap_remove(0));
+        while !asking.is_finished() {
+            turn(shards);
+            std::thread::yield_now();
+        }
+        asking.join().unwrap()
+    })
+}
