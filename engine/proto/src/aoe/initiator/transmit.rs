@@ -200,10 +200,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     fn decide_path(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
-        if let Some(decided) = self.decide_probe(now, number, path_number) {
+        // A target that queues a single frame drops what comes second: with the probe first it would drop every try.
+        if let Some(decided) = self.decide_trial(now, number, path_number) {
             return Some(decided);
         }
-        if let Some(decided) = self.decide_trial(now, number, path_number) {
+        if let Some(decided) = self.decide_probe(now, number, path_number) {
             return Some(decided);
         }
         let target = &self.targets[usize::from(number)];
