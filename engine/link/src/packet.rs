@@ -183,8 +183,10 @@ pub struct PacketLink {
 /// How sending went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kick {
-    /// Nothing waits to be sent any more, or at least something was sent.
+    /// Nothing waits to be sent any more.
     Done,
+    /// Some frames were sent, the rest not now.
+    Partly,
     /// Not now: EAGAIN, ENOBUFS, EBUSY.
     Refused,
     /// Not at all: the interface is down or gone, or the frame is not acceptable.
@@ -414,20 +416,18 @@ impl Link for PacketLink {
             Sender::Ring(ring) => ring.flush(counters),
             Sender::Mmsg(mmsg) => mmsg.flush(counters),
         };
-        let give_up = match verdict {
-            Kick::Done => {
+        let refused_since = match (verdict, self.stuck) {
+            (Kick::Done, _) => {
                 self.stuck = None;
                 return;
             }
-            Kick::Refused => {
-                counters.kick_retries += 1;
-                let (since, _) = *self
-                    .stuck
-                    .insert((self.stuck.map_or(now, |stuck| stuck.0), now));
-                now.saturating_since(since) >= STUCK_MAX
-            }
-            Kick::Failed => true,
+            (Kick::Failed, _) => None,
+            (Kick::Refused, Some((since, _))) => Some(since),
+            (Kick::Partly | Kick::Refused, _) => Some(now),
         };
+        counters.kick_retries += u64::from(refused_since.is_some());
+        self.stuck = refused_since.map(|since| (since, now));
+        let give_up = refused_since.is_none_or(|since| now.saturating_since(since) >= STUCK_MAX);
         if give_up {
             self.stuck = None;
             let dropped = match &mut self.sender {

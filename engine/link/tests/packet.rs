@@ -502,7 +502,8 @@ fn the_descriptor_wakes_a_sleeper() {
         // A flap's pending error must not keep the sleeper awake.
         lab.set_link(Side::Target, LinkState::Down).unwrap();
         assert!(readable(&receiver, 1000), "an error wakes too");
-        receiver.receive(now(), 64, &mut |_| {});
+        // Too early for a ring to ask by itself.
+        receiver.receive(Instant::ZERO, 64, &mut |_| {});
         receiver.prepare_wait();
         assert!(!readable(&receiver, 0), "{mode:?}");
         assert_eq!(receiver.counters().link_downs, 1);

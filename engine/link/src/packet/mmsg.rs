@@ -253,13 +253,19 @@ impl MmsgSender {
     }
 
     pub(super) fn flush(&mut self, counters: &mut LinkCounters) -> Kick {
-        let mut verdict = Kick::Done;
+        let (mut verdict, mut some) = (Kick::Done, false);
         while self.first < self.filled {
             counters.tx_kicks += 1;
             match self.send() {
-                Ok(sent) => self.forget(sent),
+                Ok(sent) => {
+                    some = true;
+                    self.forget(sent);
+                }
                 Err(error) => {
-                    verdict = Kick::from_error(&error);
+                    verdict = match Kick::from_error(&error) {
+                        Kick::Refused if some => Kick::Partly,
+                        kick => kick,
+                    };
                     break;
                 }
             }

@@ -293,14 +293,24 @@ impl RingSender {
     }
 
     pub(super) fn flush(&mut self, counters: &mut LinkCounters) -> Kick {
+        let before = self.slots.sent(&self.memory);
         let mut verdict = Kick::Done;
-        if self.slots.unsent(&self.memory) {
+        if before < self.slots.requested() {
             counters.tx_kicks += 1;
             let flags = libc::MSG_DONTWAIT;
             // SAFETY: with a ring the kernel takes frames from there; there is neither buffer nor address.
             let sent = unsafe { libc::send(self.socket.as_raw_fd(), ptr::null(), 0, flags) };
-            if sent < 0 {
-                verdict = Kick::from_error(&io::Error::last_os_error());
+            verdict = match sent {
+                0.. => Kick::Refused,
+                _ => Kick::from_error(&io::Error::last_os_error()),
+            };
+            // The result alone does not tell how far it came: it is an error also after some frames, and not one when memory
+            // ran out after some.
+            let after = self.slots.sent(&self.memory);
+            if after == self.slots.requested() {
+                verdict = Kick::Done;
+            } else if after > before && verdict == Kick::Refused {
+                verdict = Kick::Partly;
             }
         }
         self.slots.reap(&self.memory);

@@ -80,9 +80,18 @@ impl TransmitSlots {
         );
     }
 
-    /// Whether the kernel has not yet taken the last slot requested.
-    pub(super) fn unsent(&self, words: &impl StatusWords) -> bool {
-        self.head > self.tail && is_unsent(words.load(self.slot(self.head - 1)))
+    /// The slots requested, counted from the start, without those taken back.
+    pub(super) const fn requested(&self) -> u64 {
+        self.head
+    }
+
+    /// The slots that the kernel has taken, counted from the start.
+    pub(super) fn sent(&self, words: &impl StatusWords) -> u64 {
+        let mut cursor = self.head;
+        while cursor > self.tail && is_unsent(words.load(self.slot(cursor - 1))) {
+            cursor -= 1;
+        }
+        cursor
     }
 
     /// How many frames in a row, from the first, have left the ring or were taken back.
@@ -109,8 +118,8 @@ impl TransmitSlots {
     /// Takes back what the kernel has not sent; how many frames.
     pub(super) fn discard(&mut self, words: &impl StatusWords) -> u64 {
         self.reap(words);
-        let before = self.head;
-        while self.head > self.tail && is_unsent(words.load(self.slot(self.head - 1))) {
+        let (sent, before) = (self.sent(words), self.head);
+        while self.head > sent {
             self.head -= 1;
             words.store(self.slot(self.head), libc::TP_STATUS_AVAILABLE);
         }
