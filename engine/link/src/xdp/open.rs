@@ -194,6 +194,8 @@ fn bind(
         // SAFETY: the flag against loading a program is set, which is all that a shared UMEM asks for.
         let made = unsafe { Socket::new(socket_config, &memory.umem, &interface, queue) };
         let (tx, rx, rings) = made.map_err(|error| refused("bind an AF_XDP socket", &error))?;
+        close_on_exec(tx.fd().as_raw_fd())
+            .map_err(|error| refused("mark an AF_XDP socket", &error))?;
         sockets.push(Rings { tx, rx });
         shared = shared.or(rings);
     }
@@ -267,6 +269,17 @@ fn refusal(
         },
         None => XdpError::Config(format!("cannot {call}: {error}")),
     }
+}
+
+/// A program that this process starts must not keep the queue: libxdp makes its sockets without SOCK_CLOEXEC. A child that is
+/// started on another thread within the milliseconds of opening still inherits one, for which there is no remedy here.
+fn close_on_exec(fd: i32) -> std::io::Result<()> {
+    // SAFETY: the descriptor is open; no memory is passed.
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Settings that may be refused: without them it works, with more system calls.

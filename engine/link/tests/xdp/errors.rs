@@ -6,15 +6,16 @@ use sandrail_link::xdp::{
     MTU_BYTES_MAX, XdpConfig, XdpError, XdpLink, XdpMode, XdpPort, ZeroCopy, probe,
 };
 
-use crate::support::{Deadline, MODES, aoe_request, lab, links, mac, open, port, small, until};
+use crate::support::{
+    Deadline, MODES, aoe_request, enter, lab, links, mac, open, port, small, until,
+};
 
 /// The error of opening an interface with this configuration on the initiator's side, on one queue, for these shards.
 #[track_caller]
 fn refused(lab: &sandrail_lab::Lab, config: &XdpConfig, queue: u32, shards: &[u32]) -> XdpError {
-    lab.enter(Side::Initiator, || {
+    enter(lab, Side::Initiator, || {
         XdpPort::open(config).and_then(|port| port.links(queue, shards).map(drop))
     })
-    .expect("the namespace can be entered")
     .expect_err("it is refused")
 }
 
@@ -30,7 +31,7 @@ fn an_interface_that_is_not_there_or_down_is_named() {
             "{error}"
         );
         assert!(error.to_string().contains("does not exist"));
-        let probed = lab.enter(Side::Initiator, || probe(name)).expect("entered");
+        let probed = enter(&lab, Side::Initiator, || probe(name));
         assert!(matches!(probed, Err(XdpError::InterfaceMissing { .. })));
     }
     lab.set_link(Side::Initiator, LinkState::Down)
@@ -180,9 +181,7 @@ fn a_queue_that_is_bound_already_is_named_and_free_again_afterwards() {
     let port = port(&lab, Side::Initiator, &small("san0", XdpMode::Generic));
     for _ in 0..3 {
         let first = links(&lab, Side::Initiator, &port, 0, &[0]);
-        let second = lab
-            .enter(Side::Initiator, || port.links(0, &[1]))
-            .expect("entered");
+        let second = enter(&lab, Side::Initiator, || port.links(0, &[1]));
         assert!(matches!(second, Err(XdpError::QueueBusy { queue: 0, .. })));
         drop(first);
     }
@@ -194,7 +193,7 @@ fn without_capabilities<T: Send>(
     dropped: u64,
     work: impl FnOnce() -> T + Send,
 ) -> T {
-    lab.enter(Side::Initiator, || {
+    enter(lab, Side::Initiator, || {
         let header: [u32; 2] = [0x2008_0522, 0];
         let kept = [!(dropped as u32), !((dropped >> 32) as u32)];
         let mut data = [[0_u32; 3]; 2];
@@ -209,7 +208,6 @@ fn without_capabilities<T: Send>(
         assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
         work()
     })
-    .expect("the namespace can be entered")
 }
 
 #[test]
@@ -283,11 +281,7 @@ fn the_probe_tells_driver_queues_and_holder() {
     let Some(lab) = lab("the_probe_tells", 1500, 2) else {
         return;
     };
-    let ask = || {
-        lab.enter(Side::Initiator, || probe("san0"))
-            .expect("entered")
-            .expect("it exists")
-    };
+    let ask = || enter(&lab, Side::Initiator, || probe("san0")).expect("it exists");
     let free = ask();
     assert_eq!((free.driver.as_str(), free.rx_queues), ("veth", 2));
     assert_eq!((&free.native_holder, &free.generic_holder), (&None, &None));
@@ -302,10 +296,7 @@ fn the_probe_tells_driver_queues_and_holder() {
             zero_copy: ZeroCopy::Auto,
             ..small("san0", mode)
         };
-        let link = lab
-            .enter(Side::Initiator, || XdpLink::open(&config, 1))
-            .expect("entered")
-            .expect("opened");
+        let link = enter(&lab, Side::Initiator, || XdpLink::open(&config, 1)).expect("opened");
         assert_eq!((link.info().mode.as_str(), link.info().queue), (words, 1));
         let held = ask();
         let holder = if mode == XdpMode::Native {
@@ -334,10 +325,7 @@ fn huge_pages_are_used_or_their_lack_is_named() {
         hugepages: true,
         ..small("san0", XdpMode::Generic)
     };
-    match lab
-        .enter(Side::Initiator, || XdpLink::open(&config, 0))
-        .expect("entered")
-    {
+    match enter(&lab, Side::Initiator, || XdpLink::open(&config, 0)) {
         Ok(link) => assert_eq!(link.info().mode, "xdp-generic copy"),
         Err(error) => {
             assert!(matches!(error, XdpError::Memory { .. }), "{error}");
@@ -371,12 +359,10 @@ fn a_driver_without_a_hook_is_named_and_auto_does_without() {
         error.to_string(),
         "ifb9 (driver ifb) does not support xdp-native with an MTU of 1500: Operation not supported (os error 95)"
     );
-    let opened = lab.enter(Side::Initiator, || {
+    let opened = enter(&lab, Side::Initiator, || {
         XdpLink::open(&small("ifb9", XdpMode::Auto), 0)
     });
-    let mut link = opened
-        .expect("entered")
-        .expect("generic mode works anywhere");
+    let mut link = opened.expect("generic mode works anywhere");
     assert_eq!(link.info().mode, "xdp-generic copy");
     assert!(link.is_up());
     assert!(ip("link del ifb9"));
@@ -389,4 +375,24 @@ fn a_driver_without_a_hook_is_named_and_auto_does_without() {
         !link.is_up()
     });
     assert_eq!(link.counters().link_downs, 1);
+}
+
+/// What this process starts must not keep its sockets: the queue would stay bound as long as that runs.
+#[test]
+fn a_child_does_not_keep_the_queue() {
+    let Some(lab) = lab("a_child_does_not_keep_the_queue", 1500, 1) else {
+        return;
+    };
+    let port = port(&lab, Side::Initiator, &small("san0", XdpMode::Generic));
+    let opened = links(&lab, Side::Initiator, &port, 0, &[0, 1]);
+    let mut child = lab
+        .command(Side::Target, "sleep")
+        .arg("60")
+        .spawn()
+        .expect("sleep is there");
+    drop(opened);
+    let again = enter(&lab, Side::Initiator, || port.links(0, &[0]).map(drop));
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+    again.expect("the queue is free while the child runs");
 }

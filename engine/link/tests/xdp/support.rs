@@ -1,6 +1,6 @@
 //! Links in namespaces, and frames to send over them.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError, RwLock};
 use std::time::{Duration, Instant as Clock};
 
 use sandrail_lab::{Lab, Side, can_run};
@@ -48,24 +48,34 @@ pub(crate) fn until(seconds: u64, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A socket is inherited by a process that is started while it is being opened (see `close_on_exec` in the library), and a
+/// lab's guardian lives as long as the lab. So labs are built (write) only while nobody opens (read).
+static OPENING: RwLock<()> = RwLock::new(());
+
+/// Runs `work` on that side while no lab is being built.
+pub(crate) fn enter<T: Send>(lab: &Lab, side: Side, work: impl FnOnce() -> T + Send) -> T {
+    let _open = OPENING.read().unwrap_or_else(PoisonError::into_inner);
+    lab.enter(side, work).expect("the namespace can be entered")
+}
+
 /// A lab, unless this machine cannot have one and need not.
 pub(crate) fn lab(test: &str, mtu_bytes: u32, queues: u32) -> Option<Lab> {
     if !can_run(test, Lab::namespaces_supported()) {
         return None;
     }
+    let building = OPENING.write().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::builder()
         .name_prefix("sandrailxdp")
         .mtu(mtu_bytes)
         .queues(queues)
         .build()
         .expect("the machine can have a lab");
-    let tried = lab
-        .enter(Side::Initiator, || {
-            let mut config = small(lab.interface(Side::Initiator), XdpMode::Generic);
-            config.rx_chunks = 64;
-            XdpLink::open(&config, 0).map(drop)
-        })
-        .expect("the namespace can be entered");
+    drop(building);
+    let tried = enter(&lab, Side::Initiator, || {
+        let mut config = small(lab.interface(Side::Initiator), XdpMode::Generic);
+        config.rx_chunks = 64;
+        XdpLink::open(&config, 0).map(drop)
+    });
     can_run(test, tried).then_some(lab)
 }
 
@@ -84,9 +94,7 @@ pub(crate) fn small(interface: &str, mode: XdpMode) -> XdpConfig {
 }
 
 pub(crate) fn port(lab: &Lab, side: Side, config: &XdpConfig) -> XdpPort {
-    lab.enter(side, || XdpPort::open(config))
-        .expect("the namespace can be entered")
-        .expect("the interface can be opened")
+    enter(lab, side, || XdpPort::open(config)).expect("the interface can be opened")
 }
 
 pub(crate) fn links(
@@ -96,9 +104,7 @@ pub(crate) fn links(
     queue: u32,
     shards: &[u32],
 ) -> Vec<XdpLink> {
-    lab.enter(side, || port.links(queue, shards))
-        .expect("the namespace can be entered")
-        .expect("the queue can be opened")
+    enter(lab, side, || port.links(queue, shards)).expect("the queue can be opened")
 }
 
 pub(crate) fn open(lab: &Lab, side: Side, mode: XdpMode, queue: u32) -> XdpLink {

@@ -8,7 +8,7 @@ use sandrail_link::Link;
 use sandrail_link::xdp::{XdpConfig, XdpLink, XdpMode, XdpPort, probe};
 
 use crate::support::{
-    Deadline, MODES, aoe_request, bytes_of, lab, links, open, port, small, until,
+    Deadline, MODES, aoe_request, bytes_of, enter, lab, links, open, port, small, until,
 };
 
 /// Sends one frame and waits for it on the other end.
@@ -233,10 +233,7 @@ fn a_killed_process_leaves_nothing_attached() {
         return;
     };
     let holder = |native: bool| {
-        let support = lab
-            .enter(Side::Target, || probe("san1"))
-            .expect("entered")
-            .expect("it exists");
+        let support = enter(&lab, Side::Target, || probe("san1")).expect("it exists");
         if native {
             support.native_holder
         } else {
@@ -269,11 +266,9 @@ fn a_killed_process_leaves_nothing_attached() {
         child.kill().expect("SIGKILL");
         child.wait().expect("it is ours");
         // At once, by the kernel; and an opener that comes right behind waits for it.
-        let link = lab
-            .enter(Side::Target, || {
-                XdpPort::open(&small("san1", mode)).and_then(|port| port.links(0, &[0]))
-            })
-            .expect("entered");
+        let link = enter(&lab, Side::Target, || {
+            XdpPort::open(&small("san1", mode)).and_then(|port| port.links(0, &[0]))
+        });
         assert_eq!(link.expect("the interface is free").len(), 1, "{name}");
         until(1, || holder(native).is_none());
     }
