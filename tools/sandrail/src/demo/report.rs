@@ -1,0 +1,5 @@
+//! The report.
+use super::Story;
+pub(super) fn page(_story: &Story) -> String {
+    String::new()
+}

@@ -1,0 +1,52 @@
+//! One module a verb.
+
+pub(crate) mod capture;
+pub(crate) mod config;
+pub(crate) mod discover;
+pub(crate) mod doctor;
+pub(crate) mod identify;
+pub(crate) mod man;
+pub(crate) mod mask;
+pub(crate) mod read;
+pub(crate) mod reserve;
+pub(crate) mod stat;
+pub(crate) mod write;
+
+use sandrail_proto::aoe::initiator::Durability;
+use sandrail_wire::ata::IdentifyString;
+
+/// What a flush is worth, in words that promise no more than the target does.
+pub(crate) fn durability_words(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Claimed => "flushed: the target claims that what was written is durable",
+        Durability::Unclaimed => {
+            "flush answered without an error, but the target does not claim to have one: nobody promises that \
+             anything is durable (vblade without -s does nothing then)"
+        }
+        Durability::Refused => {
+            "the target refused to flush: nobody promises that anything is durable"
+        }
+    }
+}
+
+/// The same in one word, for JSON.
+pub(crate) fn durability_word(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Claimed => "claimed",
+        Durability::Unclaimed => "unclaimed",
+        Durability::Refused => "refused",
+    }
+}
+
+/// A string of IDENTIFY as text.
+pub(crate) fn text<const N: usize>(string: &IdentifyString<N>) -> String {
+    printable(string.as_bytes()).trim().to_owned()
+}
+
+/// Bytes from the network as text that a terminal can be shown.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
