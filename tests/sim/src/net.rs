@@ -16,6 +16,10 @@ pub struct Frame {
     pub copy: Option<CopyId>,
     /// A target's broadcast of its start, with the time it was sent.
     pub advertised_ns: Option<u64>,
+    /// The host that sent it, and when it leaves that host's ring.
+    pub sent: Option<(u8, u64)>,
+    /// It was lost with its host before it left.
+    pub void: bool,
 }
 
 /// Frames are taken from here and given back, so that a long run allocates nothing.
@@ -33,6 +37,8 @@ impl Pool {
             frame.bytes.clear();
             frame.copy = None;
             frame.advertised_ns = None;
+            frame.sent = None;
+            frame.void = false;
             return id;
         }
         self.frames.push(Frame::default());
@@ -44,13 +50,15 @@ impl Pool {
         let copy = self.take();
         let bytes = core::mem::take(&mut self.frames[copy.0 as usize].bytes);
         let original = self.get(id);
-        let (mark, advertised_ns) = (original.copy, original.advertised_ns);
+        let (mark, advertised_ns, sent) = (original.copy, original.advertised_ns, original.sent);
         let mut bytes = bytes;
         bytes.extend_from_slice(&original.bytes);
         self.frames[copy.0 as usize] = Frame {
             bytes,
             copy: mark,
             advertised_ns,
+            sent,
+            void: false,
         };
         copy
     }

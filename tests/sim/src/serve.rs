@@ -43,7 +43,7 @@ pub struct Blade {
     pub(crate) first_port: u8,
     pub(crate) era: u32,
     pub(crate) losses: Vec<PowerLoss>,
-    /// Most frames that were in one socket and at work at once.
+    /// Most ATA frames that were in one socket and at work at once; config queries come on top.
     pub crowd_max: usize,
 }
 
@@ -92,9 +92,13 @@ impl World {
             return;
         }
         queue.frames.push_back((station, frame));
-        blade.crowd_max = blade
-            .crowd_max
-            .max(queue.frames.len() + queue.at_work.len());
+        let is_ata = |(_, frame): &(u8, FrameId)| self.pool.get(*frame).bytes.get(19) == Some(&0);
+        let crowd = queue
+            .frames
+            .iter()
+            .chain(&queue.at_work)
+            .filter(|entry| is_ata(entry));
+        blade.crowd_max = blade.crowd_max.max(crowd.count());
         if let Some(copy) = self.pool.get(frame).copy {
             self.watch.queued(copy, queue_index);
         }

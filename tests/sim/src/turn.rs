@@ -714,6 +714,7 @@ impl World {
         let reported_ns = (left_ns + report_ns).max(rings.reports.back().copied().unwrap_or(0));
         rings.reports.push_back(reported_ns);
         let port = rings.port;
+        self.pool.get_mut(id).sent = Some((index as u8, left_ns));
         self.launch(id, port, left_ns);
     }
 

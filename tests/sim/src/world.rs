@@ -557,8 +557,30 @@ impl World {
                 self.oracle.write_over(stamp, false);
             }
         }
+        self.void_unsent(index);
         // A new process does not know what the old one had not flushed.
         self.release_all(index);
+    }
+
+    /// What a host has not sent goes with it, as the ring of an AF_XDP socket does. Where it stays in a queue of the kernel's,
+    /// a lifetime counted from the next process's start covers only what leaves at once.
+    fn void_unsent(&mut self, index: usize) {
+        for Reverse((_, _, event)) in &self.heap {
+            let Event::Arrive { frame, .. } = event else {
+                continue;
+            };
+            let frame = self.pool.get_mut(*frame);
+            if !frame.void
+                && frame.sent.is_some_and(|(host, left_ns)| {
+                    usize::from(host) == index && left_ns > self.now_ns
+                })
+            {
+                frame.void = true;
+                if let Some(copy) = frame.copy.take() {
+                    self.watch.lost(copy);
+                }
+            }
+        }
     }
 
     pub(crate) fn release_all(&mut self, host: usize) {
@@ -642,6 +664,10 @@ impl World {
 
     fn arrive(&mut self, frame: FrameId, port: u8) {
         self.in_flight -= 1;
+        if self.pool.get(frame).void {
+            self.discard(frame);
+            return;
+        }
         match self.net.ports[usize::from(port)].owner {
             Owner::Host { host, interface } => {
                 let index = usize::from(host);

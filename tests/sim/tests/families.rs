@@ -1,0 +1,105 @@
+//! Every family for `SANDRAIL_SIM_SECONDS` (10 by default) of wall-clock time, from a seed that differs from day to day if
+//! `SANDRAIL_SIM_START` says so.
+
+use std::time::Duration;
+
+use sandrail_sim::runner::{Until, soak};
+use sandrail_sim::scenario::{Family, Sabotage};
+
+const SECONDS: u64 = 10;
+/// The least that the stale-write family runs, whatever the time.
+const STALE_SEEDS: u64 = 10_000;
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(otherwise)
+}
+
+fn passes(family: Family, until: Until) {
+    let start = number("SANDRAIL_SIM_START", 0);
+    match soak(family, Sabotage::default(), start, until, |_| ()) {
+        Ok(soaked) => {
+            let tally = soaked.tally;
+            println!(
+                "{}: {} seeds, {:.0} seeds/s, {} sectors judged, {} frames",
+                family.name(),
+                soaked.seeds,
+                soaked.per_second(),
+                tally.sectors_judged,
+                tally.frames
+            );
+            assert!(
+                tally.succeeded > 0 && tally.sectors_judged > 0,
+                "nothing was tested: {tally:?}"
+            );
+        }
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+fn by_time(family: Family) {
+    passes(
+        family,
+        Until::Passed(Duration::from_secs(number("SANDRAIL_SIM_SECONDS", SECONDS))),
+    );
+}
+
+#[test]
+fn stale() {
+    passes(Family::Stale, Until::Seeds(STALE_SEEDS));
+}
+
+#[test]
+fn initiator() {
+    by_time(Family::Initiator);
+}
+
+#[test]
+fn flush() {
+    by_time(Family::Flush);
+}
+
+#[test]
+fn paths() {
+    by_time(Family::Paths);
+}
+
+#[test]
+fn restart() {
+    by_time(Family::Restart);
+}
+
+#[test]
+fn mtu() {
+    by_time(Family::Mtu);
+}
+
+#[test]
+fn parallel() {
+    by_time(Family::Parallel);
+}
+
+#[test]
+fn calm() {
+    by_time(Family::Calm);
+}
+
+/// The same seed gives the same run.
+#[test]
+fn a_seed_determines_everything() {
+    use sandrail_sim::runner::run;
+    use sandrail_sim::scenario::Scenario;
+    for (_, family) in Family::ALL {
+        let scenario = Scenario::new(family, 12345, Sabotage::default());
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        let tallies = [
+            run(&scenario, Some(&mut one)),
+            run(&scenario, Some(&mut other)),
+        ];
+        assert_eq!(tallies[0], tallies[1]);
+        assert_eq!(one, other);
+        assert!(!one.is_empty());
+    }
+}
