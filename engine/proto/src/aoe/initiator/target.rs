@@ -136,6 +136,19 @@ impl Target {
         (self.buffer_count / config.window_sharers).clamp(1, config.window_max)
     }
 
+    /// Whether the station of a path takes another frame: its buffers are there once, however many interfaces reach it.
+    pub(super) fn station_has_room(&self, config: &InitiatorConfig, path: &Path) -> bool {
+        let here = |other: &&Path| other.mac == path.mac;
+        let flying: u16 = self
+            .paths
+            .iter()
+            .flatten()
+            .filter(here)
+            .map(|other| other.flying.len())
+            .sum();
+        flying < self.window_cap(config)
+    }
+
     /// Takes over what a config response says; whether that differs from before.
     pub(super) fn note_config(&mut self, config: &InitiatorConfig, told: &ConfigRepr<'_>) -> bool {
         let changed = self.buffer_count != told.buffer_count || self.firmware != told.firmware;

@@ -215,7 +215,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if target.identify_due && !target.identify_out {
             return self.decide_identify(now, number, path_number);
         }
-        if !path.has_window() || path.trial.is_some() {
+        if !path.has_window()
+            || path.trial.is_some()
+            || !target.station_has_room(&self.config, path)
+        {
             return None;
         }
         if path.resend.head() != NONE {
