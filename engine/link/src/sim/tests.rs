@@ -245,9 +245,8 @@ fn wild(rng: &mut fastrand::Rng) -> PathFaults {
     }
 }
 
-/// What happened: every frame's receiver, number and arrival as the links saw it, and the counters.
-fn history(seed: u64, net_seed: u64) -> (Vec<(usize, u32, u64)>, SimCounters) {
-    let mut rng = fastrand::Rng::with_seed(seed);
+/// Three ports with every fault, chosen by `rng`.
+fn wild_net(rng: &mut fastrand::Rng, net_seed: u64) -> (SimNet, [SimPort; 3]) {
     let net = SimNet::new(
         net_seed,
         SimNetConfig {
@@ -259,11 +258,18 @@ fn history(seed: u64, net_seed: u64) -> (Vec<(usize, u32, u64)>, SimCounters) {
             rx_queue_frames: rng.usize(1..20),
             tx_queue_frames: rng.usize(1..20),
             tx_frame_time: Duration::from_nanos(rng.u64(0..3000)),
-            egress: wild(&mut rng),
-            ingress: wild(&mut rng),
+            egress: wild(rng),
+            ingress: wild(rng),
             ..PortConfig::new(mac)
         })
     });
+    (net, ports)
+}
+
+/// What happened: every frame's receiver, number and arrival as the links saw it, and the counters.
+fn history(seed: u64, net_seed: u64) -> (Vec<(usize, u32, u64)>, SimCounters) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (net, ports) = wild_net(&mut rng, net_seed);
     let mut links = [0, 1, 2].map(|n: usize| ports[n].link());
     let (mut seen, mut completed, mut now) = (Vec::new(), [0; 3], 0);
     let mut taken = [0; 3];
