@@ -1,1 +1,16 @@
-//! To be written.
+//! A node on a real wire with a real third-party target, for tests and for long runs.
+//!
+//! A [`Site`] is a lab (two namespaces, a veth pair), a disk file, `vblade` on it and a node attached to it over the links
+//! and shards that a [`Setup`] names, with faults between link and node where wanted. [`load`] drives data through it
+//! and checks it to the last bit; a [`peer::Peer`] is another station on the target's side.
+
+pub mod data;
+pub mod decode;
+pub mod load;
+pub mod matrix;
+pub mod peer;
+pub mod site;
+pub mod spread;
+
+pub use data::Pattern;
+pub use site::{Setup, Shards, Site, Wire};

@@ -1,0 +1,1 @@
+//! Captures, and what third-party decoders say of them.

@@ -1,0 +1,1 @@
+//! Another station on the target's side of the wire.
