@@ -271,6 +271,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         if let Sign::Probe { sent_at } = sign {
             self.on_probe_answered(now, number, path_number, sent_at);
+            if self.targets[usize::from(number)].paths[usize::from(path_number)].is_none() {
+                // It was the last thing that a detached target waited for.
+                return;
+            }
         }
         if suspicious {
             self.suspect_restart(number, RestartEvidence::Silence);
