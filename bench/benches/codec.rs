@@ -4,8 +4,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sandrail_wire::aoe::{
-    AtaRepr, Body, ConfigCommand, ConfigRepr, DirectiveCommand, MASK_DIRECTIVE_BYTES, MacList, MaskDirectives,
-    MaskRepr, Repr, ReserveCommand, ReserveRepr, VERSION,
+    AtaRepr, Body, ConfigCommand, ConfigRepr, DirectiveCommand, MASK_DIRECTIVE_BYTES, MacList,
+    MaskDirectives, MaskRepr, Repr, ReserveCommand, ReserveRepr, VERSION,
 };
 use sandrail_wire::ethernet::EthernetRepr;
 use sandrail_wire::{EtherType, Lba, MacAddr, Tag, TargetAddr};
@@ -38,11 +38,21 @@ fn decode(frame: &[u8]) -> (EthernetRepr, Repr<'_>) {
 
 fn codec(criterion: &mut Criterion) {
     let mut directives = [0; MASK_DIRECTIVE_BYTES];
-    let directives = MaskDirectives::encode(&[(DirectiveCommand::Add, MAC)], &mut directives).expect("room for one");
+    let directives = MaskDirectives::encode(&[(DirectiveCommand::Add, MAC)], &mut directives)
+        .expect("room for one");
     let mut macs = [0; 6];
     let bodies = [
-        ("ata", Body::Ata(AtaRepr::read_ext(Lba(0x0012_3456_789a), 8))),
-        ("config", Body::Config(ConfigRepr::request(ConfigCommand::ForceSet, b"sixteen letters!"))),
+        (
+            "ata",
+            Body::Ata(AtaRepr::read_ext(Lba(0x0012_3456_789a), 8)),
+        ),
+        (
+            "config",
+            Body::Config(ConfigRepr::request(
+                ConfigCommand::ForceSet,
+                b"sixteen letters!",
+            )),
+        ),
         ("mask", Body::MacMask(MaskRepr::edit(directives))),
         (
             "reserve",

@@ -7,8 +7,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sandrail_bench::blade::BladeLink;
 use sandrail_link::Link;
 use sandrail_proto::aoe::initiator::{
-    IfClosed, Initiator, InitiatorConfig, InterfaceConfig, InterfaceId, Notice, Operation, PinnedMacs, Request,
-    TargetId,
+    IfClosed, Initiator, InitiatorConfig, InterfaceConfig, InterfaceId, Notice, Operation,
+    PinnedMacs, Request, TargetId,
 };
 use sandrail_proto::time::Instant;
 use sandrail_wire::{FrameRef, Lba};
@@ -44,9 +44,12 @@ impl Bench {
             mtu_bytes: link.info().mtu_bytes,
             vlan: None,
         };
-        let mut initiator = Initiator::new(InitiatorConfig::default(), &[interface], 1, now).expect("good settings");
+        let mut initiator = Initiator::new(InitiatorConfig::default(), &[interface], 1, now)
+            .expect("good settings");
         let pinned = PinnedMacs::new(&[BladeLink::MAC]).expect("one MAC");
-        let target = initiator.attach(now, BladeLink::ADDR, pinned).expect("room");
+        let target = initiator
+            .attach(now, BladeLink::ADDR, pinned)
+            .expect("room");
         let mut bench = Self {
             initiator,
             target,
@@ -68,13 +71,17 @@ impl Bench {
         let now = self.now;
         self.initiator.handle_timeout(now);
         while let Some(frame) = self.initiator.poll_transmit(now, INTERFACE) {
-            link.transmit(now, frame.header, frame.payload).expect("room");
+            link.transmit(now, frame.header, frame.payload)
+                .expect("room");
             self.polled += 1;
         }
         self.initiator.handle_sent(now, INTERFACE, self.polled);
         let initiator = &mut self.initiator;
-        link.receive(now, 64, &mut |frame| initiator.handle_frame(now, INTERFACE, &frame));
-        std::iter::from_fn(|| self.initiator.poll_notice()).any(|notice| matches!(notice, Notice::Attached(_)))
+        link.receive(now, 64, &mut |frame| {
+            initiator.handle_frame(now, INTERFACE, &frame)
+        });
+        std::iter::from_fn(|| self.initiator.poll_notice())
+            .any(|notice| matches!(notice, Notice::Attached(_)))
     }
 
     /// Has one I/O answered by the target, and keeps the answer as the mould of all others.
@@ -82,8 +89,12 @@ impl Bench {
         let buffer = self.buffers.pop().expect("a depth of at least 1");
         self.submit(buffer);
         let now = self.now;
-        let frame = self.initiator.poll_transmit(now, INTERFACE).expect("an I/O waits");
-        link.transmit(now, frame.header, frame.payload).expect("room");
+        let frame = self
+            .initiator
+            .poll_transmit(now, INTERFACE)
+            .expect("an I/O waits");
+        link.transmit(now, frame.header, frame.payload)
+            .expect("room");
         self.polled += 1;
         let (reply, initiator) = (&mut self.reply, &mut self.initiator);
         link.receive(now, 1, &mut |frame| {
@@ -122,19 +133,25 @@ impl Bench {
         }
         let now = self.now;
         while let Some(frame) = self.initiator.poll_transmit(now, INTERFACE) {
-            self.tags.push(*frame.header.first_chunk().expect("an ATA frame"));
+            self.tags
+                .push(*frame.header.first_chunk().expect("an ATA frame"));
             black_box(frame.payload);
             self.polled += 1;
         }
         self.initiator.handle_sent(now, INTERFACE, self.polled);
         self.now = self.now + STEP;
-        if self.initiator.poll_timeout().is_some_and(|due| due <= self.now) {
+        if self
+            .initiator
+            .poll_timeout()
+            .is_some_and(|due| due <= self.now)
+        {
             self.initiator.handle_timeout(self.now);
         }
         for header in self.tags.drain(..) {
             self.reply[TAG].copy_from_slice(&header[TAG]);
             self.reply[LBA].copy_from_slice(&header[LBA]);
-            self.initiator.handle_frame(self.now, INTERFACE, &FrameRef::new(&self.reply));
+            self.initiator
+                .handle_frame(self.now, INTERFACE, &FrameRef::new(&self.reply));
         }
         while let Some(completion) = self.initiator.poll_event() {
             assert!(completion.result.is_ok(), "{:?}", completion.result);
@@ -152,10 +169,22 @@ fn complete(criterion: &mut Criterion) {
             for _ in 0..64 {
                 bench.round();
             }
-            assert_eq!(bench.buffers.len(), depth, "every I/O of a round ends in it");
-            group.throughput(Throughput::Elements(u64::try_from(depth).expect("a small number")));
-            group.bench_function(format!("{name} 4 KiB, depth {depth}"), |bencher| bencher.iter(|| bench.round()));
-            assert_eq!(bench.initiator.counters().tx_copies, 0, "nothing was sent twice");
+            assert_eq!(
+                bench.buffers.len(),
+                depth,
+                "every I/O of a round ends in it"
+            );
+            group.throughput(Throughput::Elements(
+                u64::try_from(depth).expect("a small number"),
+            ));
+            group.bench_function(format!("{name} 4 KiB, depth {depth}"), |bencher| {
+                bencher.iter(|| bench.round())
+            });
+            assert_eq!(
+                bench.initiator.counters().tx_copies,
+                0,
+                "nothing was sent twice"
+            );
         }
     }
     // What of it is the one copy that a READ takes.

@@ -10,13 +10,23 @@ use std::hint::black_box;
 fn load(direction: Direction, depth: usize) -> OnShard<BladeLink> {
     let target = (BladeLink::ADDR, BladeLink::MAC);
     let blocks = Blocks::new(1, BladeLink::SECTORS);
-    OnShard::new(&config(), BladeLink::new(1), target, direction, depth, blocks).expect("a target in memory answers")
+    OnShard::new(
+        &config(),
+        BladeLink::new(1),
+        target,
+        direction,
+        depth,
+        blocks,
+    )
+    .expect("a target in memory answers")
 }
 
 fn turn(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("turn");
     let mut idle = load(Direction::Read, 1);
-    group.bench_function("idle", |bencher| bencher.iter(|| idle.turn().expect("nothing can fail")));
+    group.bench_function("idle", |bencher| {
+        bencher.iter(|| idle.turn().expect("nothing can fail"))
+    });
     for direction in [Direction::Read, Direction::Write] {
         for depth in [1_u64, 32] {
             let mut busy = load(direction, usize::try_from(depth).expect("a small number"));
@@ -25,14 +35,17 @@ fn turn(criterion: &mut Criterion) {
                 busy.turn().expect("nothing can fail");
             }
             group.throughput(Throughput::Elements(depth));
-            group.bench_function(format!("{direction} 4 KiB, depth {depth}, client and shard"), |bencher| {
-                bencher.iter(|| {
-                    let mut left = depth;
-                    while left > 0 {
-                        left -= busy.turn().expect("nothing can fail").min(left);
-                    }
-                });
-            });
+            group.bench_function(
+                format!("{direction} 4 KiB, depth {depth}, client and shard"),
+                |bencher| {
+                    bencher.iter(|| {
+                        let mut left = depth;
+                        while left > 0 {
+                            left -= busy.turn().expect("nothing can fail").min(left);
+                        }
+                    });
+                },
+            );
         }
     }
     group.throughput(Throughput::Elements(1));

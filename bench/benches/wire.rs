@@ -31,17 +31,20 @@ fn simulated(criterion: &mut Criterion) {
         let mut far = net.port(PortConfig::new(FAR)).link();
         let (header, payload) = (header(FAR, NEAR), vec![0x5a; payload_bytes]);
         let mut now = Instant::from_nanos(1);
-        group.bench_function(format!("send and receive {} B", header.len() + payload_bytes), |bencher| {
-            bencher.iter(|| {
-                near.transmit(now, &header, &payload).expect("room");
-                near.flush(now);
-                now = now + Duration::from_micros(10);
-                let received = far.receive(now, BURST, &mut |frame| {
-                    black_box(frame.head());
+        group.bench_function(
+            format!("send and receive {} B", header.len() + payload_bytes),
+            |bencher| {
+                bencher.iter(|| {
+                    near.transmit(now, &header, &payload).expect("room");
+                    near.flush(now);
+                    now = now + Duration::from_micros(10);
+                    let received = far.receive(now, BURST, &mut |frame| {
+                        black_box(frame.head());
+                    });
+                    assert_eq!(received, 1, "a good wire");
                 });
-                assert_eq!(received, 1, "a good wire");
-            });
-        });
+            },
+        );
     }
     group.finish();
 }

@@ -18,7 +18,10 @@ impl Awake {
     /// # Errors
     /// `chrt` (util-linux) is missing.
     pub fn keep() -> anyhow::Result<Self> {
-        let script = format!("while kill -0 {} 2>/dev/null; do :; done", std::process::id());
+        let script = format!(
+            "while kill -0 {} 2>/dev/null; do :; done",
+            std::process::id()
+        );
         let child = Command::new("chrt")
             .args(["--idle", "0", "sh", "-c", &script])
             .stdin(Stdio::null())

@@ -14,13 +14,101 @@ use sandrail_wire::ethernet::EthernetRepr;
 use sandrail_wire::{EtherType, FrameRef, MacAddr, TargetAddr};
 
 /// The longest frame at an MTU of 9000.
-const FRAME_BYTES_MAX: usize = 9014;
+pub const FRAME_BYTES_MAX: usize = 9014;
 /// Answers that may wait.
 const ANSWERS_MAX: usize = 256;
 /// DRDY: an ATA command that went well.
 const STATUS_READY: u8 = 0x40;
 const COMMAND_IDENTIFY: u8 = 0xec;
 const COMMAND_READ_EXT: u8 = 0x24;
+
+/// What a target says to each request.
+#[derive(Debug)]
+pub struct Answers {
+    mac: MacAddr,
+    identify: [u8; SECTOR_BYTES],
+}
+
+impl Answers {
+    /// Of the target [`BladeLink::ADDR`] at this MAC.
+    ///
+    /// # Panics
+    /// Never: the texts of IDENTIFY are constants.
+    #[must_use]
+    pub fn new(mac: MacAddr) -> Self {
+        let mut identify = [0; SECTOR_BYTES];
+        Identify {
+            sectors: BladeLink::SECTORS,
+            lba48: true,
+            flush: true,
+            flush_ext: true,
+            write_cache: false,
+            model: IdentifyString::new("in memory").expect("a short text"),
+            serial: IdentifyString::new("0").expect("a short text"),
+            firmware: IdentifyString::new("1").expect("a short text"),
+        }
+        .emit(&mut identify);
+        Self { mac, identify }
+    }
+
+    /// Writes the answer to a request, of which only the headers are looked at, and tells its length; `None` when there is
+    /// none to give. Of a READ's sectors only the place is left.
+    #[must_use]
+    pub fn answer(&self, header: &[u8], out: &mut [u8]) -> Option<usize> {
+        let (ethernet, at) = EthernetRepr::parse(header).ok()?;
+        let request = Repr::parse(&header[at..]).ok()?;
+        let asked = request.addr == BladeLink::ADDR || request.addr == TargetAddr::BROADCAST;
+        if ethernet.ethertype != EtherType::AOE || request.response || !asked {
+            return None;
+        }
+        let (body, data_bytes) = match request.body {
+            Body::Config(_) => {
+                let config = ConfigRepr {
+                    buffer_count: 128,
+                    firmware: 1,
+                    sectors_max: 17,
+                    aoe_version: VERSION,
+                    command: ConfigCommand::Read,
+                    string: &[],
+                };
+                (Body::Config(config), 0)
+            }
+            Body::Ata(ata) => {
+                let sectors = match ata.command_status {
+                    COMMAND_IDENTIFY => 1,
+                    COMMAND_READ_EXT => usize::from(ata.count),
+                    _ => 0,
+                };
+                let done = AtaRepr {
+                    count: 0,
+                    command_status: STATUS_READY,
+                    error_feature: 0,
+                    write: false,
+                    ..ata
+                };
+                (Body::Ata(done), sectors * SECTOR_BYTES)
+            }
+            _ => return None,
+        };
+        let answer = Repr {
+            response: true,
+            addr: BladeLink::ADDR,
+            body,
+            ..request
+        };
+        let back = EthernetRepr {
+            dst: ethernet.src,
+            src: self.mac,
+            ..ethernet
+        };
+        let mut end = back.emit(out).ok()?;
+        end += answer.emit(&mut out[end..]).ok()?;
+        if matches!(request.body, Body::Ata(ata) if ata.command_status == COMMAND_IDENTIFY) {
+            out[end..end + SECTOR_BYTES].copy_from_slice(&self.identify);
+        }
+        Some((end + data_bytes).max(60))
+    }
+}
 
 /// The link with the target behind it.
 #[derive(Debug)]
@@ -30,7 +118,7 @@ pub struct BladeLink {
     waiting: VecDeque<usize>,
     free: Vec<usize>,
     frames: Vec<(usize, Box<[u8; FRAME_BYTES_MAX]>)>,
-    identify: [u8; SECTOR_BYTES],
+    answers: Answers,
     /// Answers are handed over only when as many wait.
     burst: usize,
     unsent: bool,
@@ -56,18 +144,6 @@ impl BladeLink {
     #[must_use]
     pub fn new(burst: usize) -> Self {
         assert!((1..=ANSWERS_MAX).contains(&burst), "a burst of 1 to 256");
-        let mut identify = [0; SECTOR_BYTES];
-        Identify {
-            sectors: Self::SECTORS,
-            lba48: true,
-            flush: true,
-            flush_ext: true,
-            write_cache: false,
-            model: IdentifyString::new("in memory").expect("a short text"),
-            serial: IdentifyString::new("0").expect("a short text"),
-            firmware: IdentifyString::new("1").expect("a short text"),
-        }
-        .emit(&mut identify);
         Self {
             info: LinkInfo {
                 interface: "memory".to_owned(),
@@ -81,7 +157,7 @@ impl BladeLink {
             frames: (0..ANSWERS_MAX)
                 .map(|_| (0, Box::new([0; FRAME_BYTES_MAX])))
                 .collect(),
-            identify,
+            answers: Answers::new(Self::MAC),
             burst,
             unsent: false,
             lose: 0,
@@ -104,64 +180,6 @@ impl BladeLink {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
-    }
-
-    /// Writes the answer; its length, or `None` when there is none to give.
-    fn answer(&mut self, place: usize, header: &[u8]) -> Option<usize> {
-        let (ethernet, at) = EthernetRepr::parse(header).ok()?;
-        let request = Repr::parse(&header[at..]).ok()?;
-        let asked = request.addr == Self::ADDR || request.addr == TargetAddr::BROADCAST;
-        if ethernet.ethertype != EtherType::AOE || request.response || !asked {
-            return None;
-        }
-        let mut data_bytes = 0;
-        let body = match request.body {
-            Body::Config(_) => Body::Config(ConfigRepr {
-                buffer_count: 128,
-                firmware: 1,
-                sectors_max: 17,
-                aoe_version: VERSION,
-                command: ConfigCommand::Read,
-                string: &[],
-            }),
-            Body::Ata(ata) => {
-                data_bytes = match ata.command_status {
-                    COMMAND_IDENTIFY => SECTOR_BYTES,
-                    COMMAND_READ_EXT => usize::from(ata.count) * SECTOR_BYTES,
-                    _ => 0,
-                };
-                Body::Ata(AtaRepr {
-                    count: 0,
-                    command_status: STATUS_READY,
-                    error_feature: 0,
-                    write: false,
-                    ..ata
-                })
-            }
-            _ => return None,
-        };
-        let is_identify =
-            matches!(request.body, Body::Ata(ata) if ata.command_status == COMMAND_IDENTIFY);
-        let answer = Repr {
-            version: VERSION,
-            response: true,
-            error: None,
-            addr: Self::ADDR,
-            tag: request.tag,
-            body,
-        };
-        let out = &mut self.frames[place].1[..];
-        let ethernet = EthernetRepr {
-            dst: ethernet.src,
-            src: Self::MAC,
-            ..ethernet
-        };
-        let mut end = ethernet.emit(out).ok()?;
-        end += answer.emit(&mut out[end..]).ok()?;
-        if is_identify {
-            out[end..end + SECTOR_BYTES].copy_from_slice(&self.identify);
-        }
-        Some((end + data_bytes).max(60))
     }
 }
 
@@ -208,7 +226,7 @@ impl Link for BladeLink {
         self.unsent = true;
         let lost = self.lose > 0;
         self.lose -= usize::from(lost);
-        match self.answer(place, header) {
+        match self.answers.answer(header, &mut self.frames[place].1[..]) {
             Some(len_bytes) if !lost => {
                 self.frames[place].0 = len_bytes;
                 self.waiting.push_back(place);

@@ -62,7 +62,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             let site = Site::new()?;
             let (mode, found) = match way {
                 Way::Packet => compare::<PacketLink>(options, &site, *way, *depth)?,
-                Way::XdpGeneric | Way::XdpNative => compare::<XdpLink>(options, &site, *way, *depth)?,
+                Way::XdpGeneric | Way::XdpNative => {
+                    compare::<XdpLink>(options, &site, *way, *depth)?
+                }
             };
             if !modes.contains(&mode) {
                 modes.push(mode);
@@ -72,7 +74,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     let report = Report {
-        title: format!("4 KiB random {}s: the engine against a bare polled loop", options.mix.direction),
+        title: format!(
+            "4 KiB random {}s: the engine against a bare polled loop",
+            options.mix.direction
+        ),
         machine: Machine::this(),
         link_mode: modes.join(", "),
         mtu_bytes: MTU_BYTES,
@@ -87,6 +92,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         ),
         samples: options.rounds,
         sample_ms: options.sample_ms,
+        goal: Some(0.9),
         rows,
     };
     println!("{}", report.table());
@@ -110,11 +116,21 @@ fn compare<L: Open>(
     let mut contenders = vec![
         Contender {
             name: RIVAL,
-            run: Box::new(|| options.cores.on_shard_core(|| rival::<L>(options, site, way, depth)).map(note)),
+            run: Box::new(|| {
+                options
+                    .cores
+                    .on_shard_core(|| rival::<L>(options, site, way, depth))
+                    .map(note)
+            }),
         },
         Contender {
             name: "on the shard",
-            run: Box::new(|| options.cores.on_shard_core(|| on_shard::<L>(options, site, way, depth)).map(note)),
+            run: Box::new(|| {
+                options
+                    .cores
+                    .on_shard_core(|| on_shard::<L>(options, site, way, depth))
+                    .map(note)
+            }),
         },
     ];
     if !options.no_thread {
@@ -125,19 +141,26 @@ fn compare<L: Open>(
     }
     let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
     let samples = interleave(options.rounds, &mut contenders, |round| {
-        eprint!("\r{way}, depth {depth}: round {round} of {}", options.rounds);
+        eprint!(
+            "\r{way}, depth {depth}: round {round} of {}",
+            options.rounds
+        );
     })?;
     drop(contenders);
     resent += resent_cell.get();
     eprintln!("; frames sent again or stalls: {resent}");
-    let rows = names.iter().zip(&samples).enumerate().map(|(place, (name, own))| {
-        let metric = format!("{way}, depth {depth}: {name}");
-        if place == 0 {
-            Row::rival(metric, UNIT, own)
-        } else {
-            Row::versus(metric, UNIT, own, RIVAL, &samples[0])
-        }
-    });
+    let rows = names
+        .iter()
+        .zip(&samples)
+        .enumerate()
+        .map(|(place, (name, own))| {
+            let metric = format!("{way}, depth {depth}: {name}");
+            if place == 0 {
+                Row::rival(metric, UNIT, own)
+            } else {
+                Row::versus(metric, UNIT, own, RIVAL, &samples[0])
+            }
+        });
     Ok((mode, rows.collect()))
 }
 
@@ -151,11 +174,23 @@ fn rival<L: Open>(options: &Options, site: &Site, way: Way, depth: usize) -> any
     Ok(ran)
 }
 
-fn on_shard<L: Open>(options: &Options, site: &Site, way: Way, depth: usize) -> anyhow::Result<Ran> {
+fn on_shard<L: Open>(
+    options: &Options,
+    site: &Site,
+    way: Way,
+    depth: usize,
+) -> anyhow::Result<Ran> {
     let link = site.open::<L>(way)?;
     let blocks = site.blocks(options.mix.seed);
     let direction = options.mix.direction;
-    let mut load = OnShard::new(&load::config(), link, site.target(), direction, depth, blocks)?;
+    let mut load = OnShard::new(
+        &load::config(),
+        link,
+        site.target(),
+        direction,
+        depth,
+        blocks,
+    )?;
     load.run(options.warmup())?;
     let before = load.stat()?.initiator.tx_copies;
     let mut ran = load.run(options.sample())?;
@@ -163,7 +198,12 @@ fn on_shard<L: Open>(options: &Options, site: &Site, way: Way, depth: usize) -> 
     Ok(ran)
 }
 
-fn from_thread<L: Open>(options: &Options, site: &Site, way: Way, depth: usize) -> anyhow::Result<Ran> {
+fn from_thread<L: Open>(
+    options: &Options,
+    site: &Site,
+    way: Way,
+    depth: usize,
+) -> anyhow::Result<Ran> {
     let link = site.open::<L>(way)?;
     let blocks = site.blocks(options.mix.seed);
     let (core, direction) = (options.cores.shard_core, options.mix.direction);

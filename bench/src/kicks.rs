@@ -53,7 +53,9 @@ impl Cost {
         let each = |count: u64| per(count, ios);
         let kicks = |stat: &ShardStat| {
             let counters = stat.links.iter().map(|link| link.counters);
-            counters.fold((0, 0), |(tx, rx), link| (tx + link.tx_kicks, rx + link.rx_kicks))
+            counters.fold((0, 0), |(tx, rx), link| {
+                (tx + link.tx_kicks, rx + link.rx_kicks)
+            })
         };
         let ((tx_before, rx_before), (tx, rx)) = (kicks(before), kicks(after));
         let mut latency = after.latency.read.clone();
@@ -67,7 +69,8 @@ impl Cost {
             yields: each(ran.yields),
             sleeps: each(after.counters.sleeps - before.counters.sleeps),
             copies: after.initiator.tx_copies - before.initiator.tx_copies,
-            latency_us: [0.5, 0.99, 0.999].map(|quantile| per(latency.value_at_quantile(quantile), 1000)),
+            latency_us: [0.5, 0.99, 0.999]
+                .map(|quantile| per(latency.value_at_quantile(quantile), 1000)),
         }
     }
 
@@ -78,7 +81,10 @@ impl Cost {
             ("calls of poll(2)", self.sleeps, SLEEPS_MAX),
         ] {
             if value > most {
-                return Err(format!("{}: {value:.2} {what} an I/O, {most} at most", self.label));
+                return Err(format!(
+                    "{}: {value:.2} {what} an I/O, {most} at most",
+                    self.label
+                ));
             }
         }
         if self.ios == 0 {
@@ -88,7 +94,10 @@ impl Cost {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of a few seconds are far below 2^53"
+)]
 fn per(count: u64, ios: u64) -> f64 {
     count as f64 / ios.max(1) as f64
 }
@@ -96,12 +105,29 @@ fn per(count: u64, ios: u64) -> f64 {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let _awake = options.cores.settle()?;
     let this = Machine::this();
-    println!("System calls, polls and yields an I/O: 4 KiB random {}s, vblade -b 128, MTU {MTU_BYTES}", options.mix.direction);
-    println!("{}; {}; kernel {}; {}", this.machine, this.cpu, this.kernel, this.scheduling_class);
-    println!("{}; a turn polls the receive ring once\n", options.cores.words());
+    println!(
+        "System calls, polls and yields an I/O: 4 KiB random {}s, vblade -b 128, MTU {MTU_BYTES}",
+        options.mix.direction
+    );
+    println!(
+        "{}; {}; kernel {}; {}",
+        this.machine, this.cpu, this.kernel, this.scheduling_class
+    );
+    println!(
+        "{}; a turn polls the receive ring once\n",
+        options.cores.words()
+    );
     println!(
         "{:34} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7}  {:>26}",
-        "", "I/Os", "tx kicks", "rx kicks", "turns", "yields", "poll(2)", "copies", "p50 / p99 / p99.9, us"
+        "",
+        "I/Os",
+        "tx kicks",
+        "rx kicks",
+        "turns",
+        "yields",
+        "poll(2)",
+        "copies",
+        "p50 / p99 / p99.9, us"
     );
     let mut faults = Vec::new();
     for way in &options.mix.links {
@@ -115,7 +141,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 let [p50, p99, p999] = cost.latency_us;
                 println!(
                     "{:34} {:8} {:8.3} {:8.3} {:8.2} {:8.2} {:8.3} {:7}  {p50:8.1} {p99:8.1} {p999:8.1}",
-                    cost.label, cost.ios, cost.tx_kicks, cost.rx_kicks, cost.turns, cost.yields, cost.sleeps, cost.copies
+                    cost.label,
+                    cost.ios,
+                    cost.tx_kicks,
+                    cost.rx_kicks,
+                    cost.turns,
+                    cost.yields,
+                    cost.sleeps,
+                    cost.copies
                 );
                 faults.extend(cost.check().err());
             }
@@ -125,13 +158,25 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn costs<L: Open>(options: &Options, site: &Site, way: Way, depth: usize) -> anyhow::Result<[Cost; 2]> {
+fn costs<L: Open>(
+    options: &Options,
+    site: &Site,
+    way: Way,
+    depth: usize,
+) -> anyhow::Result<[Cost; 2]> {
     let duration = Duration::from_millis(options.run_ms);
     let (direction, seed) = (options.mix.direction, options.mix.seed);
     let on_shard = options.cores.on_shard_core(|| {
         let link = site.open::<L>(way)?;
         let config = load::config();
-        let mut load = OnShard::new(&config, link, site.target(), direction, depth, site.blocks(seed))?;
+        let mut load = OnShard::new(
+            &config,
+            link,
+            site.target(),
+            direction,
+            depth,
+            site.blocks(seed),
+        )?;
         let before = load.stat()?;
         let ran = load.run(duration)?;
         let label = format!("{way}, depth {depth}, on the shard");
@@ -139,7 +184,14 @@ fn costs<L: Open>(options: &Options, site: &Site, way: Way, depth: usize) -> any
     })?;
     let link = site.open::<L>(way)?;
     let core = options.cores.shard_core;
-    let mut load = FromThread::new(core, link, site.target(), direction, depth, site.blocks(seed))?;
+    let mut load = FromThread::new(
+        core,
+        link,
+        site.target(),
+        direction,
+        depth,
+        site.blocks(seed),
+    )?;
     let before = load.stat()?;
     let mut ran = load.run(duration)?;
     let after = load.stat()?;

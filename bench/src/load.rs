@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::Context;
 use sandrail_link::Link;
 use sandrail_memory::Buffer;
-use sandrail_node::{Client, Completion, Idle, Node, NodeConfig, Request, Shard, TargetHandle, clock};
+use sandrail_node::{
+    Client, Completion, Idle, Node, NodeConfig, Request, Shard, TargetHandle, clock,
+};
 use sandrail_proto::aoe::initiator::{IfClosed, Operation, PinnedMacs};
 use sandrail_wire::{MacAddr, TargetAddr};
 
@@ -197,7 +199,9 @@ impl<L: Link> OnShard<L> {
                 shard.turn();
                 std::thread::yield_now();
             }
-            let stat = asked.join().map_err(|_| anyhow::anyhow!("stat panicked"))??;
+            let stat = asked
+                .join()
+                .map_err(|_| anyhow::anyhow!("stat panicked"))??;
             stat.shards.into_iter().next().context("one shard")
         })
     }

@@ -22,11 +22,18 @@ impl Machine {
     #[must_use]
     pub fn this() -> Self {
         // Not `available_parallelism`, which counts only the cores that this thread may run on.
-        let cores = fs::read_to_string("/proc/cpuinfo")
-            .map_or(0, |text| text.lines().filter(|line| line.starts_with("processor")).count());
+        let cores = fs::read_to_string("/proc/cpuinfo").map_or(0, |text| {
+            text.lines()
+                .filter(|line| line.starts_with("processor"))
+                .count()
+        });
         let virtual_machine = field("/proc/cpuinfo", "flags")
             .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"));
-        let kind = if virtual_machine { "virtual machine" } else { "machine" };
+        let kind = if virtual_machine {
+            "virtual machine"
+        } else {
+            "machine"
+        };
         let memory = field("/proc/meminfo", "MemTotal")
             .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
             .unwrap_or(0);
@@ -59,8 +66,14 @@ fn scheduling() -> Option<String> {
     };
     // Where sessions are scheduled as groups (sched(7)), a thread's nice value counts within its session only.
     let group = fs::read_to_string("/proc/self/autogroup").unwrap_or_default();
-    let group = group.split_once(' ').map(|(_, nice)| format!(", autogroup {}", nice.trim()));
-    Some(format!("{policy}, nice {}{}", fields.get(19 - 3)?, group.unwrap_or_default()))
+    let group = group
+        .split_once(' ')
+        .map(|(_, nice)| format!(", autogroup {}", nice.trim()));
+    Some(format!(
+        "{policy}, nice {}{}",
+        fields.get(19 - 3)?,
+        group.unwrap_or_default()
+    ))
 }
 
 /// Keeps the calling thread, and what it starts, on one core.
@@ -82,7 +95,13 @@ mod tests {
     #[test]
     fn the_machine_is_named() {
         let machine = Machine::this();
-        assert!(machine.cpu != "unknown" && machine.kernel != "unknown", "{machine:?}");
-        assert!(machine.scheduling_class.starts_with("SCHED_"), "{machine:?}");
+        assert!(
+            machine.cpu != "unknown" && machine.kernel != "unknown",
+            "{machine:?}"
+        );
+        assert!(
+            machine.scheduling_class.starts_with("SCHED_"),
+            "{machine:?}"
+        );
     }
 }

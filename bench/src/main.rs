@@ -52,14 +52,22 @@ impl Cores {
             "loops under test on core {}, vblade and everything else on core {}{}",
             self.shard_core,
             self.target_core,
-            if self.let_halt { "" } else { ", which an idle-class loop keeps from halting" }
+            if self.let_halt {
+                ""
+            } else {
+                ", which an idle-class loop keeps from halting"
+            }
         )
     }
 
     /// Moves the calling thread, and what it starts from now on, to the target's core, and keeps that awake.
     fn settle(&self) -> anyhow::Result<Option<Awake>> {
         machine::pin(self.target_core)?;
-        if self.let_halt { Ok(None) } else { Awake::keep().map(Some) }
+        if self.let_halt {
+            Ok(None)
+        } else {
+            Awake::keep().map(Some)
+        }
     }
 
     /// Runs `work` on a thread that stays on the shard's core.
@@ -84,7 +92,11 @@ impl Cores {
 #[derive(Debug, Clone, Args)]
 struct Mix {
     /// Ways through the kernel
-    #[arg(long = "link", value_delimiter = ',', default_value = "xdp-generic,xdp-native,packet")]
+    #[arg(
+        long = "link",
+        value_delimiter = ',',
+        default_value = "xdp-generic,xdp-native,packet"
+    )]
     links: Vec<Way>,
     /// I/Os under way
     #[arg(long = "depth", value_delimiter = ',', default_value = "1,32")]

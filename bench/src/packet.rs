@@ -66,14 +66,26 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                     move || sample(options, lab, mode, load)
                 }),
             };
-            let mut both = [contender("mmsg", PacketMode::Mmsg), contender("ring", PacketMode::Ring)];
+            let mut both = [
+                contender("mmsg", PacketMode::Mmsg),
+                contender("ring", PacketMode::Ring),
+            ];
             let samples = interleave(options.rounds, &mut both, |round| {
-                eprint!("\rdepth {depth}, answers of {answer_bytes} bytes: round {round} of {}", options.rounds);
+                eprint!(
+                    "\rdepth {depth}, answers of {answer_bytes} bytes: round {round} of {}",
+                    options.rounds
+                );
             })?;
             eprintln!();
             let metric = |name: &str| format!("depth {depth}, answers of {answer_bytes} B: {name}");
             rows.push(Row::rival(metric("mmsg"), UNIT, &samples[0]));
-            rows.push(Row::versus(metric("ring"), UNIT, &samples[1], "mmsg", &samples[0]));
+            rows.push(Row::versus(
+                metric("ring"),
+                UNIT,
+                &samples[1],
+                "mmsg",
+                &samples[0],
+            ));
         }
     }
     let report = Report {
@@ -90,6 +102,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         ),
         samples: options.rounds,
         sample_ms: options.sample_ms,
+        goal: None,
         rows,
     };
     println!("{}", report.table());

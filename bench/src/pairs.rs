@@ -89,9 +89,12 @@ mod tests {
         let order = std::cell::RefCell::new(String::new());
         let mut contenders = [("a", 2.0), ("b", 1.0)].map(|(name, sample)| Contender {
             name,
-            run: Box::new(|| {
-                order.borrow_mut().push_str(name);
-                Ok(sample)
+            run: Box::new({
+                let order = &order;
+                move || {
+                    order.borrow_mut().push_str(name);
+                    Ok(sample)
+                }
             }),
         });
         let samples = interleave(3, &mut contenders, |_| {}).unwrap();

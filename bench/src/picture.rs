@@ -10,8 +10,6 @@ const PLOT_LEFT: f64 = 330.0;
 const PLOT_RIGHT: f64 = 760.0;
 const ROW_HEIGHT: f64 = 34.0;
 const TOP: f64 = 58.0;
-/// The ratio that is to be reached.
-const GOAL: f64 = 0.9;
 
 /// The scale of the ratios.
 struct Scale {
@@ -22,10 +20,14 @@ struct Scale {
 impl Scale {
     /// Takes in every ratio, the goal and 1, ends on tenths.
     fn of(report: &Report) -> Self {
-        let all = report.rows.iter().flat_map(|row| row.ratios.iter().copied());
-        let (from, to) = all.fold((GOAL, 1.0_f64), |(from, to), ratio| {
-            (from.min(ratio), to.max(ratio))
-        });
+        let all = report
+            .rows
+            .iter()
+            .flat_map(|row| row.ratios.iter().copied());
+        let (from, to) = all.fold(
+            (report.goal.unwrap_or(1.0).min(1.0), 1.0_f64),
+            |(from, to), ratio| (from.min(ratio), to.max(ratio)),
+        );
         Self {
             from: ((from - 0.02) * 10.0).floor() / 10.0,
             to: ((to + 0.02) * 10.0).ceil() / 10.0,
@@ -71,7 +73,11 @@ pub fn page(report: &Report) -> String {
 /// The picture alone.
 #[must_use]
 pub fn svg(report: &Report) -> String {
-    let compared: Vec<&Row> = report.rows.iter().filter(|row| row.versus.is_some()).collect();
+    let compared: Vec<&Row> = report
+        .rows
+        .iter()
+        .filter(|row| row.versus.is_some())
+        .collect();
     let scale = Scale::of(report);
     let rows = u32::try_from(compared.len()).unwrap_or(0);
     let bottom = TOP + ROW_HEIGHT * f64::from(rows);
@@ -87,17 +93,44 @@ pub fn svg(report: &Report) -> String {
         )
     };
     let middle = f64::midpoint(PLOT_LEFT, PLOT_RIGHT);
-    out += &text(middle, 18.0, "middle", 600, "#1c2430", "ratio to the rival, a dot a round");
-    out += &text(WIDTH - 8.0, 18.0, "end", 600, "#1c2430", "median ratio (median, unit)");
+    out += &text(
+        middle,
+        18.0,
+        "middle",
+        600,
+        "#1c2430",
+        "ratio to the rival, a dot a round",
+    );
+    out += &text(
+        WIDTH - 8.0,
+        18.0,
+        "end",
+        600,
+        "#1c2430",
+        "median ratio (median, unit)",
+    );
     for tick in scale.ticks() {
         let x = scale.x(tick);
         let _ = writeln!(
             out,
             "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#e3e7ee\"/>"
         );
-        out += &text(x, bottom + 18.0, "middle", 400, "#6b7687", &format!("{tick:.1}"));
+        out += &text(
+            x,
+            bottom + 18.0,
+            "middle",
+            400,
+            "#6b7687",
+            &format!("{tick:.1}"),
+        );
     }
-    for (ratio, stroke, words) in [(1.0, "#6b7687", "rival"), (GOAL, "#c2410c", "goal 0.9")] {
+    let goal = report
+        .goal
+        .map(|goal| (goal, "#c2410c", format!("goal {goal}")));
+    for (ratio, stroke, words) in [(1.0, "#6b7687", "rival".to_owned())]
+        .into_iter()
+        .chain(goal)
+    {
         let x = scale.x(ratio);
         let _ = writeln!(
             out,
@@ -105,8 +138,12 @@ pub fn svg(report: &Report) -> String {
             y1 = TOP - 10.0
         );
         // The two may be close to each other: one label ends at its line, the other begins there.
-        let (anchor, x) = if ratio < 1.0 { ("end", x + 4.0) } else { ("start", x - 4.0) };
-        out += &text(x, TOP - 15.0, anchor, 400, stroke, words);
+        let (anchor, x) = if ratio < 1.0 {
+            ("end", x + 4.0)
+        } else {
+            ("start", x - 4.0)
+        };
+        out += &text(x, TOP - 15.0, anchor, 400, stroke, &words);
     }
     for (place, row) in (0_u32..).zip(compared) {
         let y = TOP + ROW_HEIGHT * (f64::from(place) + 0.5);
@@ -165,7 +202,9 @@ fn number(value: f64) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -179,7 +218,10 @@ mod tests {
         assert_eq!(page.matches("<circle").count(), 2);
         assert!(page.contains("one &lt;against&gt; another"));
         let outside = page.replace("http://www.w3.org/2000/svg", "");
-        assert!(!outside.contains("http") && !outside.contains("src="), "{outside}");
+        assert!(
+            !outside.contains("http") && !outside.contains("src="),
+            "{outside}"
+        );
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub struct Report {
     pub samples: usize,
     /// Length of each sample, in milliseconds.
     pub sample_ms: u64,
+    /// The ratio that is to be reached, if any.
+    pub goal: Option<f64>,
     /// The results.
     pub rows: Vec<Row>,
 }
@@ -112,15 +114,24 @@ impl Report {
     #[must_use]
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("machine", format!("{}; {}", self.machine.machine, self.machine.cpu)),
+            (
+                "machine",
+                format!("{}; {}", self.machine.machine, self.machine.cpu),
+            ),
             ("kernel", self.machine.kernel.clone()),
-            ("links", format!("{}; veth, MTU {}", self.link_mode, self.mtu_bytes)),
+            (
+                "links",
+                format!("{}; veth, MTU {}", self.link_mode, self.mtu_bytes),
+            ),
             ("pinning", self.pinning.clone()),
             ("scheduling", self.machine.scheduling_class.clone()),
             ("conditions", self.conditions.clone()),
             (
                 "samples",
-                format!("{} interleaved rounds of {} ms each", self.samples, self.sample_ms),
+                format!(
+                    "{} interleaved rounds of {} ms each",
+                    self.samples, self.sample_ms
+                ),
             ),
         ]
     }
@@ -132,7 +143,12 @@ impl Report {
         for (name, value) in self.facts() {
             let _ = writeln!(text, "  {name:<11}{value}");
         }
-        let wide = self.rows.iter().map(|row| row.metric.len()).max().unwrap_or(0);
+        let wide = self
+            .rows
+            .iter()
+            .map(|row| row.metric.len())
+            .max()
+            .unwrap_or(0);
         let _ = writeln!(
             text,
             "\n{:wide$}  {:>9} {:>9} {:>9}  {:>20}",
@@ -185,9 +201,16 @@ pub(crate) mod tests {
             conditions: "none".to_owned(),
             samples: 2,
             sample_ms: 1,
+            goal: Some(0.9),
             rows: vec![
                 Row::rival("depth 1: rival", "I/O/s", &[10.0, 20.0]),
-                Row::versus("depth 1: ours", "I/O/s", &[9.0, 19.0], "rival", &[10.0, 20.0]),
+                Row::versus(
+                    "depth 1: ours",
+                    "I/O/s",
+                    &[9.0, 19.0],
+                    "rival",
+                    &[10.0, 20.0],
+                ),
             ],
         }
     }
@@ -195,7 +218,15 @@ pub(crate) mod tests {
     #[test]
     fn the_json_names_what_it_depends_on() {
         let json = serde_json::to_value(example()).unwrap();
-        for key in ["machine", "cpu", "kernel", "link_mode", "mtu_bytes", "pinning", "scheduling_class"] {
+        for key in [
+            "machine",
+            "cpu",
+            "kernel",
+            "link_mode",
+            "mtu_bytes",
+            "pinning",
+            "scheduling_class",
+        ] {
             assert!(json.get(key).is_some(), "{key}");
         }
         let row = &json["rows"][1];
@@ -209,6 +240,9 @@ pub(crate) mod tests {
     fn the_table_has_a_line_a_row() {
         let table = example().table();
         assert!(table.contains("depth 1: ours"), "{table}");
-        assert!(table.contains("0.90   0.93   0.95") || table.contains("0.90   0.92   0.95"), "{table}");
+        assert!(
+            table.contains("0.90   0.93   0.95") || table.contains("0.90   0.92   0.95"),
+            "{table}"
+        );
     }
 }

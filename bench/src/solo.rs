@@ -56,9 +56,15 @@ fn alone<L: Open>(options: &Options, site: &Site) -> anyhow::Result<()> {
     let (direction, depth) = (options.direction, options.depth);
     let ran = match options.side {
         Side::Rival => Rival::new(link, site.target(), direction, depth, blocks).run(duration),
-        Side::Shard => {
-            OnShard::new(&load::config(), link, site.target(), direction, depth, blocks)?.run(duration)?
-        }
+        Side::Shard => OnShard::new(
+            &load::config(),
+            link,
+            site.target(),
+            direction,
+            depth,
+            blocks,
+        )?
+        .run(duration)?,
     };
     println!("{:.0} I/O/s: {ran:?}", ran.ios_per_s());
     Ok(())
