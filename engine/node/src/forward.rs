@@ -1,7 +1,7 @@
 //! Frames that one shard hears and all must know of.
 //!
-//! A target's advertisement (a config response with tag 0 to everybody) is evidence of a restart (S7), and belongs to no
-//! shard's tag: whichever shard's queue it falls into hands it to its siblings. A forwarded frame is not forwarded
+//! A target's advertisement (a config response with tag 0 to everybody) is evidence of a restart (S7), and belongs to
+//! no shard's tag: whichever shard's queue it falls into hands it to its siblings. A forwarded frame is not forwarded
 //! again. Where several shards hear the same one, each takes it more than once, which is as good as once.
 
 use sandrail_proto::aoe::initiator::InterfaceId;

@@ -1,5 +1,5 @@
-//! Opening an interface for the shards: AF_XDP where it is to be had, AF_PACKET otherwise, and the decorators that inject
-//! faults and capture.
+//! Opening an interface for the shards: AF_XDP where it is to be had, AF_PACKET otherwise, and the decorators that
+//! inject faults and capture.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -76,11 +76,12 @@ impl FromStr for LinkChoice {
 /// Which receive queues the shards' AF_XDP sockets are bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueuePlan {
-    /// All on this one: the steering program tells their frames apart by the tag. Right wherever AoE frames arrive on one
-    /// queue, as they do on most NICs (they hash IP only) and from targets on AF_PACKET.
+    /// All on this one: the steering program tells their frames apart by the tag. Right wherever AoE frames arrive on
+    /// one queue, as they do on most NICs (they hash IP only) and from targets on AF_PACKET.
     Shared(u32),
-    /// Shard n on queue `first + n`: right only where an answer comes to the queue that its request left by, as between
-    /// two native AF_XDP ends of a veth pair. An answer on another shard's queue is counted (`rx_other_shard`) and dropped.
+    /// Shard n on queue `first + n`: right only where an answer comes to the queue that its request left by, as
+    /// between two native AF_XDP ends of a veth pair. An answer on another shard's queue is counted (`rx_other_shard`)
+    /// and dropped.
     PerShard {
         /// Shard 0's queue.
         first: u32,
@@ -327,8 +328,8 @@ impl AnyLink {
     }
 }
 
-/// Runs `$call` on whichever variant it is: a match, so that the compiler sees through it where a table of pointers would
-/// stop it.
+/// Runs `$call` on whichever variant it is: a match, so that the compiler sees through it where a table of pointers
+/// would stop it.
 macro_rules! with_link {
     (base $self:expr, $link:ident => $call:expr) => {
         match $self {

@@ -96,8 +96,8 @@ struct TargetEntry {
     addr: TargetAddr,
 }
 
-/// Shards and the control plane over them. Dropped without [`Node::shutdown`], it stops at once, and the marks of an unclean
-/// end stay if anything was under way.
+/// Shards and the control plane over them. Dropped without [`Node::shutdown`], it stops at once, and the marks of an
+/// unclean end stay if anything was under way.
 #[derive(Debug)]
 pub struct Node {
     hub: Arc<Hub>,
@@ -131,10 +131,10 @@ impl Node {
         Ok(node)
     }
 
-    /// As [`Node::start`] but without threads: the caller turns the shards ([`Shard::turn`]). For benches and tests that
-    /// need everything in one thread, and for loops that have work of their own. Control calls block until the shards
-    /// are turned, so that they belong in another thread; [`Node::shutdown`] is clean once each shard has been turned until
-    /// [`Shard::is_over`], and been finished.
+    /// As [`Node::start`] but without threads: the caller turns the shards ([`Shard::turn`]). For benches and tests
+    /// that need everything in one thread, and for loops that have work of their own. Control calls block until the
+    /// shards are turned, so that they belong in another thread; [`Node::shutdown`] is clean once each shard has been
+    /// turned until [`Shard::is_over`], and been finished.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -207,7 +207,8 @@ impl Node {
         self.hub.doors.len()
     }
 
-    /// How long WRITEs wait after the start, since the last process with these MACs did not end cleanly; zero otherwise.
+    /// How long WRITEs wait after the start, since the last process with these MACs did not end cleanly; zero
+    /// otherwise.
     #[must_use]
     pub fn write_quarantine(&self) -> Duration {
         self.write_quarantine
@@ -257,8 +258,8 @@ impl Node {
         Ok(found)
     }
 
-    /// Attaches a target on every shard. Without pinned MACs, the one that shard 0 finds is pinned on the others, so that
-    /// all shards talk to the same machine.
+    /// Attaches a target on every shard. Without pinned MACs, the one that shard 0 finds is pinned on the others, so
+    /// that all shards talk to the same machine.
     ///
     /// # Errors
     /// [`AttachFailed`]; then it is attached on none.
@@ -390,8 +391,9 @@ impl Node {
         self.answer(0, &answer)
     }
 
-    /// Takes note that unflushed writes may be lost (S7): flushes may succeed again. Call it first, then write everything
-    /// again that was written since the last successful flush, and flush: a restart in the meantime fails that flush.
+    /// Takes note that unflushed writes may be lost (S7): flushes may succeed again. Call it first, then write
+    /// everything again that was written since the last successful flush, and flush: a restart in the meantime fails
+    /// that flush.
     ///
     /// # Errors
     /// [`NodeError::NoTarget`], [`NodeError::ShardSilent`], [`NodeError::Stopping`].
@@ -447,8 +449,8 @@ impl Node {
         })
     }
 
-    /// Stops: no new requests are taken; the shards end when every request has, and every copy of a write is accounted for
-    /// (which may take a frame lifetime and a probe), at the latest after `timeout`. Then the links are closed.
+    /// Stops: no new requests are taken; the shards end when every request has, and every copy of a write is accounted
+    /// for (which may take a frame lifetime and a probe), at the latest after `timeout`. Then the links are closed.
     ///
     /// # Errors
     /// [`ShutdownError`] when something was left; the shards have ended all the same.

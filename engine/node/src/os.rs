@@ -101,8 +101,8 @@ impl PollSet {
         });
         let time_ptr = time.as_ref().map_or(ptr::null(), ptr::from_ref);
         let count = libc::nfds_t::try_from(self.fds.len()).unwrap_or(0);
-        // SAFETY: `fds` has `count` entries, `time_ptr` is null or points to `time`, which outlives the call, and a null
-        // signal mask changes nothing.
+        // SAFETY: `fds` has `count` entries, `time_ptr` is null or points to `time`, which outlives the call, and a
+        // null signal mask changes nothing.
         let ready = unsafe { libc::ppoll(self.fds.as_mut_ptr(), count, time_ptr, ptr::null()) };
         ready > 0
     }

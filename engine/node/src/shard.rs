@@ -45,8 +45,8 @@ struct Port<L> {
 }
 
 impl<L: Link> Port<L> {
-    /// How many of the polled frames have left for sure, counted from the first. Frames that the link refused never leave:
-    /// while others are under way the lesser count is told, which only lengthens lifetimes.
+    /// How many of the polled frames have left for sure, counted from the first. Frames that the link refused never
+    /// leave: while others are under way the lesser count is told, which only lengthens lifetimes.
     fn sent(&self) -> u64 {
         let completed = self.link.completed();
         if completed >= self.taken {
@@ -61,7 +61,8 @@ impl<L: Link> Port<L> {
     }
 }
 
-/// One shard. [`crate::Node::start`] runs each on a thread of its own; with [`crate::Node::assemble`] the caller turns it.
+/// One shard. [`crate::Node::start`] runs each on a thread of its own; with [`crate::Node::assemble`] the caller turns
+/// it.
 #[derive(Debug)]
 pub struct Shard<L> {
     hub: Arc<Hub>,
@@ -138,8 +139,8 @@ impl<L: Link> Shard<L> {
 
     /// One turn of the loop; whether there was anything to do.
     ///
-    /// The clock is read once, after the kick: completions are stamped with that, so that latency includes the turn that
-    /// found them, and the next turn begins with it.
+    /// The clock is read once, after the kick: completions are stamped with that, so that latency includes the turn
+    /// that found them, and the next turn begins with it.
     pub fn turn(&mut self) -> bool {
         let now = self.now;
         let mut busy = self.receive(now);

@@ -1,5 +1,5 @@
-//! Nothing is allocated or freed per I/O, and nothing locks: on the shard's side and on the client's, in one thread with
-//! a counting allocator. And 32 answers in one burst cost one kick.
+//! Nothing is allocated or freed per I/O, and nothing locks: on the shard's side and on the client's, in one thread
+//! with a counting allocator. And 32 answers in one burst cost one kick.
 #![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
 
 mod blade;

@@ -5,11 +5,12 @@ mod blade;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use blade::bed::{Bed, SECTORS, SOON, bed, bed_with, config, eventually, flush, pattern, read};
 use blade::{ADDR, Blade};
 use sandrail_memory::Buffer;
 use sandrail_node::{
-    AttachFailed, BlockingError, Client, Idle, Node, NodeConfig, NodeError, Refusal, Request,
-    RequestError, TargetHandle,
+    AttachFailed, BlockingError, Client, Node, NodeConfig, NodeError, Refusal, Request,
+    RequestError,
 };
 use sandrail_proto::aoe::initiator::{
     Durability, IfClosed, InitiatorConfig, IoError, Notice, Operation, Outcome, PinnedMacs,
@@ -17,92 +18,6 @@ use sandrail_proto::aoe::initiator::{
 };
 use sandrail_wire::aoe::{ConfigCommand, ReserveCommand};
 use sandrail_wire::{Lba, MacAddr, TargetAddr};
-
-const SECTORS: usize = 64 << 10;
-const SOON: Duration = Duration::from_secs(5);
-
-fn config() -> NodeConfig {
-    NodeConfig {
-        initiator: InitiatorConfig {
-            // Retransmissions only where a test means them: the machine may be busy.
-            rto_initial: Duration::from_millis(200),
-            rto_min: Duration::from_millis(200),
-            rto_max: Duration::from_millis(400),
-            frame_lifetime: Duration::from_millis(300),
-            ..InitiatorConfig::default()
-        },
-        idle: Idle {
-            spin_turns: 10,
-            yield_turns: 10,
-            sleep: true,
-        },
-        client_idle: Idle {
-            spin_turns: 0,
-            yield_turns: 2,
-            sleep: true,
-        },
-        run_dir: None,
-        ..NodeConfig::default()
-    }
-}
-
-struct Bed {
-    blade: std::sync::Arc<Blade>,
-    node: Node,
-    target: TargetHandle,
-}
-
-fn bed_with(shards: usize, config: &NodeConfig) -> Bed {
-    let blade = Blade::new(SECTORS);
-    let links = (0..shards).map(|_| vec![blade.link()]).collect();
-    let node = Node::start(config, links).unwrap();
-    let target = node
-        .attach(ADDR, PinnedMacs::first_to_answer(), SOON)
-        .unwrap();
-    Bed {
-        blade,
-        node,
-        target,
-    }
-}
-
-fn bed(shards: usize) -> Bed {
-    bed_with(shards, &config())
-}
-
-fn pattern(seed: u64, len_bytes: usize) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    (0..len_bytes).map(|_| random.u8(..)).collect()
-}
-
-fn read(target: TargetHandle, lba: u64, buffer: Buffer) -> Request {
-    Request {
-        target,
-        operation: Operation::Read { lba: Lba(lba) },
-        buffer,
-        timeout: SOON,
-        user: lba,
-    }
-}
-
-fn flush(target: TargetHandle) -> Request {
-    Request {
-        target,
-        operation: Operation::Flush,
-        buffer: Buffer::empty(),
-        timeout: SOON,
-        user: 77,
-    }
-}
-
-/// Waits for something that another thread does.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < SOON, "{what}: not within {SOON:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 #[test]
 fn what_is_written_is_read_back_through_one_shard_and_two() {
@@ -135,6 +50,45 @@ fn what_is_written_is_read_back_through_one_shard_and_two() {
         assert!(stat.latency().read.value_at_quantile(0.5) > 0);
         bed.node.shutdown(SOON).unwrap();
     }
+}
+
+#[test]
+fn a_shard_uses_all_its_interfaces() {
+    let blade = Blade::new(SECTORS);
+    let other = MacAddr([2, 0, 0, 0, 0, 0x0c]);
+    let shard = || {
+        vec![
+            blade.link_on("blade0", blade::NODE_MAC),
+            blade.link_on("blade1", other),
+        ]
+    };
+    let node = Node::start(&config(), vec![shard(), shard()]).unwrap();
+    let target = node
+        .attach(ADDR, PinnedMacs::first_to_answer(), SOON)
+        .unwrap();
+    let data = pattern(3, 4 << 20);
+    let mut client = node.client(32).unwrap();
+    client.write(target, Lba(0), &data).unwrap();
+    let mut back = vec![0; data.len()];
+    client.read(target, Lba(0), &mut back).unwrap();
+    assert!(back == data);
+    let stat = node.stat().unwrap();
+    for shard in &stat.shards {
+        let paths = shard.targets[0].info.paths.iter().flatten().count();
+        assert_eq!(paths, 2, "{:?}", shard.targets);
+        for link in &shard.links {
+            let frames = link.counters.tx_frames;
+            assert!(frames > 20, "{frames} frames by {}", link.info.interface);
+        }
+    }
+    node.shutdown(SOON).unwrap();
+    // The same interfaces in another order are no good.
+    let swapped = vec![
+        blade.link_on("blade1", other),
+        blade.link_on("blade0", blade::NODE_MAC),
+    ];
+    let refused = Node::start(&config(), vec![shard(), swapped]);
+    assert!(matches!(refused, Err(NodeError::Links)));
 }
 
 #[test]
@@ -564,178 +518,6 @@ fn a_deadline_ends_a_request_that_nobody_answers() {
     );
     assert!(start.elapsed() >= Duration::from_millis(150));
     assert!(start.elapsed() < SOON);
-}
-
-#[test]
-fn shutdown_waits_for_what_is_under_way() {
-    let bed = bed(2);
-    let mut client = bed.node.client(4).unwrap();
-    bed.blade.holding.store(true, Ordering::Relaxed);
-    client
-        .submit(read(bed.target, 0, client.buffer(512).unwrap()))
-        .unwrap();
-    client
-        .submit(read(bed.target, 2048, client.buffer(512).unwrap()))
-        .unwrap();
-    eventually("both are held", || bed.blade.held() >= 2);
-    let blade = std::sync::Arc::clone(&bed.blade);
-    let releaser = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(50));
-        blade.holding.store(false, Ordering::Relaxed);
-        blade.release();
-    });
-    bed.node.shutdown(SOON).unwrap();
-    releaser.join().unwrap();
-    for _ in 0..2 {
-        assert_eq!(client.wait(SOON).unwrap().result, Ok(Outcome::Read));
-    }
-    let rejected = client.submit(flush(bed.target)).unwrap_err();
-    assert_eq!(rejected.why, Refusal::Stopping);
-}
-
-#[test]
-fn shutdown_in_the_middle_of_it_tells_what_was_left() {
-    let bed = bed(1);
-    let mut client = bed.node.client(4).unwrap();
-    bed.blade.silent.store(true, Ordering::Relaxed);
-    for n in 0..3 {
-        client
-            .submit(read(bed.target, n, client.buffer(512).unwrap()))
-            .unwrap();
-    }
-    let error = bed.node.shutdown(Duration::from_millis(50)).unwrap_err();
-    assert_eq!(error.open_requests, 3, "{error}");
-    for _ in 0..3 {
-        let done = client.wait(SOON).unwrap();
-        assert_eq!(done.result, Err(RequestError::Stopped));
-    }
-}
-
-#[test]
-fn shutdown_counts_writes_that_are_not_accounted_for() {
-    let bed = bed(1);
-    let mut client = bed.node.client(1).unwrap();
-    bed.blade.silent.store(true, Ordering::Relaxed);
-    client.set_request_timeout(Duration::from_millis(50));
-    client.write(bed.target, Lba(0), &[1; 512]).unwrap_err();
-    let error = bed.node.shutdown(Duration::from_millis(100)).unwrap_err();
-    assert_eq!((error.open_requests, error.unaccounted), (0, 1), "{error}");
-}
-
-#[test]
-fn shutdown_waits_until_late_copies_are_accounted_for() {
-    let bed = bed(1);
-    let mut client = bed.node.client(1).unwrap();
-    bed.blade.silent.store(true, Ordering::Relaxed);
-    client.set_request_timeout(Duration::from_millis(50));
-    client.write(bed.target, Lba(0), &[1; 512]).unwrap_err();
-    bed.blade.silent.store(false, Ordering::Relaxed);
-    let start = Instant::now();
-    bed.node.shutdown(SOON).unwrap();
-    assert!(
-        start.elapsed() >= Duration::from_millis(200),
-        "{:?}",
-        start.elapsed()
-    );
-}
-
-#[test]
-fn a_dropped_node_answers_its_clients() {
-    let bed = bed(2);
-    let mut client = bed.node.client(2).unwrap();
-    bed.blade.silent.store(true, Ordering::Relaxed);
-    client
-        .submit(read(bed.target, 0, client.buffer(512).unwrap()))
-        .unwrap();
-    client.submit(flush(bed.target)).unwrap();
-    drop(bed.node);
-    for _ in 0..2 {
-        assert_eq!(
-            client.wait(SOON).unwrap().result,
-            Err(RequestError::Stopped)
-        );
-    }
-}
-
-#[test]
-fn a_shard_that_panics_answers_its_clients_and_is_named() {
-    let bed = bed(2);
-    let mut client = bed.node.client(2).unwrap();
-    bed.blade.silent.store(true, Ordering::Relaxed);
-    client
-        .submit(read(bed.target, 2048, client.buffer(512).unwrap()))
-        .unwrap();
-    bed.blade.panic_in_link.store(2, Ordering::Relaxed);
-    assert_eq!(
-        client.wait(SOON).unwrap().result,
-        Err(RequestError::Stopped)
-    );
-    assert!(matches!(bed.node.stat(), Err(NodeError::ShardSilent(1))));
-    // Its requests are answered, the other shard goes on.
-    client
-        .submit(read(bed.target, 2048, client.buffer(512).unwrap()))
-        .unwrap();
-    assert_eq!(
-        client.wait(SOON).unwrap().result,
-        Err(RequestError::Stopped)
-    );
-    bed.blade.silent.store(false, Ordering::Relaxed);
-    client.read(bed.target, Lba(0), &mut [0; 512]).unwrap();
-    let error = bed.node.shutdown(SOON).unwrap_err();
-    assert_eq!(error.silent, [1], "{error}");
-}
-
-#[test]
-fn a_dropped_client_leaves_no_buffer_behind() {
-    let bed = bed(1);
-    let mut client = bed.node.client(8).unwrap();
-    for n in 0..8 {
-        client
-            .submit(read(bed.target, n, client.buffer(512).unwrap()))
-            .unwrap();
-    }
-    drop(client);
-    eventually("all buffers are back", || {
-        let stat = bed.node.stat().unwrap();
-        stat.buffers_free == stat.buffers && stat.shards[0].open_requests == 0
-    });
-}
-
-#[test]
-fn marks_make_the_next_node_wait_with_its_writes() {
-    let dir = std::env::temp_dir().join(format!("sandrail-node-{}", std::process::id()));
-    let config = NodeConfig {
-        run_dir: Some(dir.clone()),
-        ..config()
-    };
-    let bed = bed_with(1, &config);
-    assert_eq!(bed.node.write_quarantine(), Duration::ZERO);
-    let second = Node::start(&config, vec![vec![bed.blade.link()]]);
-    let text = second.unwrap_err().to_string();
-    assert!(text.contains(&std::process::id().to_string()), "{text}");
-    // An unclean end.
-    let mut client = bed.node.client(1).unwrap();
-    bed.blade.silent.store(true, Ordering::Relaxed);
-    client
-        .submit(read(bed.target, 0, client.buffer(512).unwrap()))
-        .unwrap();
-    bed.node.shutdown(Duration::ZERO).unwrap_err();
-
-    let lifetime = config.initiator.frame_lifetime;
-    let start = Instant::now();
-    let bed = bed_with(1, &config);
-    assert_eq!(bed.node.write_quarantine(), lifetime);
-    let mut client = bed.node.client(1).unwrap();
-    client.read(bed.target, Lba(0), &mut [0; 512]).unwrap();
-    assert!(start.elapsed() < lifetime, "reads do not wait");
-    client.write(bed.target, Lba(0), &[1; 512]).unwrap();
-    assert!(start.elapsed() >= lifetime, "{:?}", start.elapsed());
-    bed.node.shutdown(SOON).unwrap();
-
-    let bed = bed_with(1, &config);
-    assert_eq!(bed.node.write_quarantine(), Duration::ZERO);
-    bed.node.shutdown(SOON).unwrap();
-    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! its flush, and the answers are there to be received in the next turn. Serial, like vblade.
 #![allow(dead_code, reason = "each test binary uses another part of it")]
 
+pub(crate) mod bed;
+
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -56,6 +58,11 @@ impl Blade {
 
     /// A link to it, for one shard.
     pub(crate) fn link(self: &Arc<Self>) -> BladeLink {
+        self.link_on("blade0", NODE_MAC)
+    }
+
+    /// A link to it by one of several interfaces.
+    pub(crate) fn link_on(self: &Arc<Self>, interface: &str, mac: MacAddr) -> BladeLink {
         let (bell_rx, bell_tx) = UnixStream::pair().unwrap();
         bell_rx.set_nonblocking(true).unwrap();
         bell_tx.set_nonblocking(true).unwrap();
@@ -72,8 +79,8 @@ impl Blade {
         let number = u64::try_from(inboxes.len()).unwrap();
         BladeLink {
             info: LinkInfo {
-                interface: "blade0".to_owned(),
-                mac: NODE_MAC,
+                interface: interface.to_owned(),
+                mac,
                 mtu_bytes: MTU_BYTES,
                 queue: 0,
                 mode: "in memory".to_owned(),
