@@ -211,6 +211,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         for path in entry.paths.iter_mut().flatten() {
             path.trial = None;
             path.probes = [NONE; super::path::PROBES_OUT_MAX];
+            if !path.lingering.is_empty() {
+                // A probe that is forgotten here may have been the one that the lingering waited for.
+                path.want_probe(path.probed_at + self.config.probe_interval);
+            }
         }
     }
 
