@@ -339,8 +339,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
     }
 
-    /// Takes note that unflushed writes may be lost: flushes may succeed again. Whoever calls this writes them again first,
-    /// or knows that it need not.
+    /// Takes note that unflushed writes may be lost: flushes may succeed again. To be called before they are written again, so that
+    /// a restart during that fails the next flush, too.
     pub fn accept_loss(&mut self, target: TargetId) {
         if let Some(target) = self.targets.get_mut(target.index()) {
             target.suspect = None;
