@@ -190,7 +190,8 @@ mod tests {
     /// Frames seen on the wire between Linux's driver and vblade.
     #[test]
     fn golden_frames() {
-        let read = parse(&hex("02000000000a 02000000000c 88a2 10 00 0007 03 00 0001dfdc 40 00 08 24 080000000000 0000")).unwrap();
+        let read = "02000000000a 02000000000c 88a2 10 00 0007 03 00 0001dfdc 40 00 08 24 080000000000 0000";
+        let read = parse(&hex(read)).unwrap();
         assert_eq!(
             (read.shelf, read.slot, read.tag, read.response),
             (7, 3, 0x0001_dfdc, false)
@@ -214,7 +215,8 @@ mod tests {
             (advert.version, advert.response, advert.command, advert.ata),
             (0, true, 1, None)
         );
-        let refused = parse(&hex("02000000000c 02000000000a 88a2 1c 06 0007 03 00 00000001 40 00 01 24 000000000000 0000")).unwrap();
+        let refused = "02000000000c 02000000000a 88a2 1c 06 0007 03 00 00000001 40 00 01 24 000000000000 0000";
+        let refused = parse(&hex(refused)).unwrap();
         assert_eq!((refused.refused, refused.error), (true, 6));
     }
 }

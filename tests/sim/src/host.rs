@@ -1,5 +1,5 @@
-//! One machine with an initiator on it: the production state machine, the rings of its interfaces, and what its user has
-//! asked of it.
+//! One machine with an initiator on it: the production state machine, the rings of its interfaces, and what its user
+//! has asked of it.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -126,8 +126,8 @@ pub struct Rates {
     pub jitter_ns: u64,
     /// Lost.
     pub loss: u16,
-    /// Delivered twice. A request's second instance comes directly behind the first: no initiator can know of copies that
-    /// the network makes, so that one which straggles is beyond what S3 can prevent.
+    /// Delivered twice. A request's second instance comes directly behind the first: no initiator can know of copies
+    /// that the network makes, so that one which straggles is beyond what S3 can prevent.
     pub duplicate: u16,
     /// Held back.
     pub straggle: u16,
@@ -194,6 +194,13 @@ impl Network {
             .iter()
             .position(|port| port.mac == mac)
             .map(|place| place as u8)
+    }
+
+    /// Who a station belongs to.
+    #[must_use]
+    pub fn owner_of(&self, mac: Mac) -> Option<Owner> {
+        self.port_of(mac)
+            .map(|port| self.ports[usize::from(port)].owner)
     }
 
     /// Nothing passes from the one port to the other until then.

@@ -1,8 +1,8 @@
 //! What a read may return, sector by sector.
 //!
-//! Each sector is a register. Its history is kept as one [`Mark`] a write: when the write was submitted, when its caller
-//! was told the end, and by when and since when others saw its value. From these follows which write must have taken
-//! effect before which:
+//! Each sector is a register. Its history is kept as one [`Mark`] a write: when the write was submitted, when its
+//! caller was told the end, and by when and since when others saw its value. From these follows which write must have
+//! taken effect before which:
 //!
 //! - a value that was *acknowledged, or returned by a read that ended*, before some operation of another value began
 //!   (its write, or a read that returned it) precedes that value: ordinary linearizability;
@@ -233,7 +233,8 @@ impl Oracle {
                 return Err(Violation::new(
                     Promise::ReadHistory,
                     format!(
-                        "target {target} sector {lba}: a read returned {stamp} after {} had replaced it\n  {mark:?}\n  {other:?}",
+                        "target {target} sector {lba}: a read returned {stamp} after {} had replaced it\n  \
+                         {mark:?}\n  {other:?}",
                         other.stamp
                     ),
                 ));
@@ -346,7 +347,8 @@ fn foreign_content(target: u8, lba: u64, foreign: Foreign) -> Violation {
     )
 }
 
-/// The marks left when all that nothing precedes have been taken away again and again: the cycles and what follows them.
+/// The marks left when all that nothing precedes have been taken away again and again: the cycles and what follows
+/// them.
 fn cycle(marks: &[Mark]) -> Option<Vec<Stamp>> {
     let mut left: Vec<&Mark> = marks.iter().collect();
     loop {

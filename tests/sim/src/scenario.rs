@@ -127,8 +127,8 @@ impl Maker {
         let mtu_bytes = if jumbo { 9000 } else { 1500 };
         let targets = self.targets(mtu_bytes, parallel);
         let hosts = self.hosts(&targets, mtu_bytes, lifetime, parallel);
-        // Instances that the network makes of a request are beyond anybody's knowledge. One behind the other in one serial
-        // socket they do no harm; elsewhere they would.
+        // Instances that the network makes of a request are beyond anybody's knowledge. One behind the other in one
+        // serial socket they do no harm; elsewhere they would.
         let several = |target: &TargetSpec| target.socket_per_mac && target.macs.len() > 1;
         let duplicates = !parallel && !targets.iter().any(several);
         let rates = self.rates(ns(lifetime), duplicates);
@@ -202,9 +202,9 @@ impl Maker {
         for station in 1..stations {
             spec.macs.push([2, 0, 0, 0, 1 + station, index]);
         }
-        // Copies of an initiator's former life may wait in the socket of a process that is stopped, and come after what its
-        // successor writes through another process: one lifetime of waiting does not help there, nor anything an
-        // initiator can know. Hosts crash only where a target has one socket.
+        // Copies of an initiator's former life may wait in the socket of a process that is stopped, and come after
+        // what its successor writes through another process: one lifetime of waiting does not help there, nor
+        // anything an initiator can know. Hosts crash only where a target has one socket.
         spec.socket_per_mac = self.family == Family::Paths && self.rng.bool();
         let volatile = match self.family {
             Family::Flush => true,
@@ -464,6 +464,7 @@ impl Maker {
                 }
             }
             (Family::Initiator, 10) => Mishap::Reserve { target, for_ns },
+            (Family::Initiator, 11) if self.rng.bool() => Mishap::Detach { host, target },
             (Family::Initiator | Family::Restart, 11) => Mishap::CrashHost {
                 host,
                 down_ns: self.rng.u64(..50 * MS),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::bytes;
+use crate::bytes::{self, Mac};
 use crate::net::FrameId;
 use crate::target::{Target, TargetSpec};
 use crate::violation::Promise;
@@ -65,6 +65,12 @@ impl Blade {
             losses: Vec::new(),
             crowd_max: 0,
         }
+    }
+
+    /// The socket that frames to a station's address end up in.
+    pub(crate) fn queue_to(&self, mac: Mac) -> u8 {
+        let station = self.target.spec.macs.iter().position(|own| *own == mac);
+        self.queue_of(station.unwrap_or(0) as u8)
     }
 
     /// The socket that frames to a station end up in.
@@ -300,7 +306,8 @@ impl World {
         {
             loss.up_ns = Some(now_ns);
             for (host, noticed) in self.hosts.iter().zip(&mut loss.silence_noticed) {
-                // Asked after the failure and not answered since: the initiator knows no better than that it was silent.
+                // Asked after the failure and not answered since: the initiator knows no better than that it was
+                // silent.
                 let limit_ns = crate::host::ns(host.spec.config.restart_silence) + 5_000_000;
                 let asked = host.attachments[index]
                     .unanswered_since_ns

@@ -115,8 +115,6 @@ pub struct Target {
     pub spec: TargetSpec,
     /// Its present size.
     pub sectors: u64,
-    /// Which of several targets, as the stamps name it.
-    index: u8,
     disk: Vec<u8>,
     durable: Vec<u8>,
     dirty: Vec<bool>,
@@ -136,7 +134,6 @@ impl Target {
         stamp::fill(&mut disk, Stamp::INITIAL, index, 0);
         Self {
             sectors: spec.sectors,
-            index,
             durable: if spec.volatile_cache {
                 disk.clone()
             } else {
@@ -377,17 +374,13 @@ impl Target {
                 reply.extend_from_slice(&self.disk[span(from, count)]);
             }
             bytes::WRITE | bytes::WRITE_EXT => {
-                let Some(data) = request.get(DATA..DATA + count as usize * SECTOR_BYTES) else {
+                let data = request.get(DATA..DATA + count as usize * SECTOR_BYTES);
+                let Some(data) = data else {
                     refuse(reply, ERROR_BAD_ARGUMENT);
                     reply.extend_from_slice(&request[ARGS..DATA]);
                     return true;
                 };
-                self.writes_executed += 1;
-                let dropped = matches!(self.spec.fault, Fault::DropsWrites { permille } if rng.u16(..1000) < permille);
-                if !dropped {
-                    self.disk[span(lba, count)].copy_from_slice(data);
-                    self.dirty[lba as usize..(lba + count) as usize].fill(true);
-                }
+                self.write(lba, data, rng);
                 answer(reply, 0x40, 0, 0);
             }
             bytes::IDENTIFY if ata.count == 1 => {
@@ -403,6 +396,18 @@ impl Target {
             _ => answer(reply, 0x41, 0x04, ata.count),
         }
         true
+    }
+
+    fn write(&mut self, lba: u64, data: &[u8], rng: &mut fastrand::Rng) {
+        self.writes_executed += 1;
+        if let Fault::DropsWrites { permille } = self.spec.fault
+            && rng.u16(..1000) < permille
+        {
+            return;
+        }
+        let sectors = (data.len() / SECTOR_BYTES) as u64;
+        self.disk[span(lba, sectors)].copy_from_slice(data);
+        self.dirty[lba as usize..(lba + sectors) as usize].fill(true);
     }
 
     fn identify(&self) -> [u8; SECTOR_BYTES] {

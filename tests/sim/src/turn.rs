@@ -1,26 +1,24 @@
-//! One turn of a host's loop: frames in, completions of transmission, timers, ends of requests, new requests, frames out.
+//! One turn of a host's loop: frames in, completions of transmission, timers, ends of requests, new requests, frames
+//! out.
 
 use std::time::Duration;
 
 use sandrail_proto::aoe::initiator::{
-    Completion, Durability, IfClosed, InterfaceId, IoError, Notice, Operation, Outcome, PinnedMacs,
-    Request, RequestId, SubmitError,
+    AttachError, Completion, Durability, IfClosed, InterfaceId, IoError, Notice, Operation,
+    Outcome, PinnedMacs, Request, RequestId, SubmitError,
 };
 use sandrail_proto::time::Instant;
 use sandrail_wire::aoe::{ConfigCommand, ReserveCommand};
 use sandrail_wire::{FrameRef, Lba, MacAddr, TargetAddr};
 
-use crate::bytes::{self, DATA};
-use crate::host::{Ask, DEADLINE_SLACK_NS, Done, Pending, TRANSMIT_FRAMES, Ticket};
+use crate::bytes;
+use crate::host::{Ask, Attachment, DEADLINE_SLACK_NS, Done, Pending, Ticket};
 use crate::net::{FrameId, Owner};
 use crate::oracle::FlushSeen;
-use crate::stamp::{self, SECTOR_BYTES};
+use crate::stamp::{self, SECTOR_BYTES, Stamp};
 use crate::violation::{Promise, Violation};
-use crate::watch::WriteFrame;
-use crate::world::{World, describe};
+use crate::world::World;
 
-/// Frames shorter than this are padded by the link.
-const FRAME_BYTES_MIN: usize = 60;
 /// A UMEM chunk's share of a frame.
 const SEGMENT_BYTES: usize = 3840;
 /// Calls for which a timer may stay due without a frame, request or time passing.
@@ -252,14 +250,41 @@ impl World {
             };
             match initiator.attach(now, addr, pinned) {
                 Ok(id) => attachment.id = Some(id),
+                // It was detached, and copies of its writes are unaccounted for.
+                Err(AttachError::Attached(_)) => {
+                    attachment.retry_at_ns = self.now_ns + ATTACH_AGAIN_NS;
+                }
                 Err(error) => {
-                    self.accuse(Violation::new(
-                        Promise::Completion,
-                        format!("attach of {addr:?} refused: {error}"),
-                    ));
+                    let text = format!("attach of {addr:?} refused: {error}");
+                    self.accuse(Violation::new(Promise::Completion, text));
+                    return;
                 }
             }
         }
+    }
+
+    /// Lets a target go; the next turn attaches it again.
+    pub(crate) fn detach(&mut self, index: usize, target: u8) {
+        let now = self.instant();
+        let host = &mut self.hosts[index];
+        let attachment = &mut host.attachments[usize::from(target)];
+        let (Some(initiator), Some(id)) = (&mut host.initiator, attachment.id.take()) else {
+            return;
+        };
+        initiator.detach(now, id);
+        *attachment = Attachment::default();
+        self.ends(index);
+        let left = self.hosts[index]
+            .pending
+            .iter()
+            .flatten()
+            .any(|pending| pending.target == target);
+        self.insist(!left, Promise::Completion, || {
+            format!("target {target} was detached, and requests to it go on")
+        });
+        // Whoever attaches it again knows nothing of what was not flushed.
+        self.release_region(index, target);
+        self.wake(index, self.now_ns);
     }
 
     fn ends(&mut self, index: usize) {
@@ -348,44 +373,7 @@ impl World {
             return Err(SubmitError::NotAttached);
         };
         let (lba, sectors) = ask.extent();
-        let mut buffer = vec![
-            0;
-            if sectors > 0 {
-                sectors as usize * SECTOR_BYTES
-            } else {
-                1024
-            }
-        ];
-        let operation = match ask {
-            Ask::Read { lba, .. } => Operation::Read { lba: Lba(lba) },
-            Ask::Write { lba, refuse, .. } => {
-                stamp::fill(&mut buffer, stamp, target, lba);
-                Operation::Write {
-                    lba: Lba(lba),
-                    if_closed: if refuse {
-                        IfClosed::Refuse
-                    } else {
-                        IfClosed::Wait
-                    },
-                }
-            }
-            Ask::Flush => {
-                buffer.clear();
-                Operation::Flush
-            }
-            Ask::Identify => {
-                buffer.truncate(SECTOR_BYTES);
-                Operation::Identify
-            }
-            Ask::ReadConfig => Operation::Config {
-                command: ConfigCommand::Read,
-                len_bytes: 0,
-            },
-            Ask::ReadReservation => Operation::Reserve {
-                command: ReserveCommand::Read,
-                len_bytes: 0,
-            },
-        };
+        let (operation, buffer) = prepare(ask, stamp, target);
         let request = Request {
             target: id,
             operation,
@@ -415,16 +403,9 @@ impl World {
         let ticket = Ticket(self.tickets);
         let deadline_ns = now_ns.saturating_add(crate::host::ns(timeout));
         let begun = self.oracle.moment();
-        let pending = Pending {
-            ask,
-            target,
-            ticket,
-            stamp,
-            begun,
-            submitted_ns: now_ns,
-            deadline_ns,
-            id,
-        };
+        let submitted_ns = now_ns;
+        #[rustfmt::skip]
+        let pending = Pending { ask, target, ticket, stamp, begun, submitted_ns, deadline_ns, id };
         let host = &mut self.hosts[index];
         host.pending[place] = Some(pending);
         host.pending_count += 1;
@@ -606,196 +587,45 @@ impl World {
             self.accuse(Violation::new(Promise::Completion, text));
         }
     }
+}
 
-    /// Sends what there is to send; whether a ring was full.
-    fn transmit(&mut self, index: usize) -> bool {
-        let mut full = false;
-        if self.now_ns < self.hosts[index].transmit_blocked_until_ns {
-            return false;
-        }
-        for interface in 0..self.hosts[index].rings.len() {
-            loop {
-                if self.violation.is_some() {
-                    return false;
-                }
-                let host = &mut self.hosts[index];
-                if host.rings[interface].reports.len() >= TRANSMIT_FRAMES {
-                    full = true;
-                    break;
-                }
-                let Some(initiator) = &mut host.initiator else {
-                    return false;
-                };
-                let Some(transmit) =
-                    initiator.poll_transmit(at(self.now_ns), InterfaceId(interface as u8))
-                else {
-                    break;
-                };
-                let id = self.pool.take();
-                let frame = &mut self.pool.get_mut(id).bytes;
-                let header_fits = transmit.header.len() <= 64;
-                match host.spec.interfaces[interface].vlan {
-                    Some(vlan)
-                        if transmit.header[12..14] == [0x81, 0]
-                            && transmit.header[14..16] == vlan.to_be_bytes() =>
-                    {
-                        frame.extend_from_slice(&transmit.header[..12]);
-                        frame.extend_from_slice(&transmit.header[16..]);
-                    }
-                    // Without the tag that it should have, the frame is left as it is and judged so.
-                    _ => frame.extend_from_slice(transmit.header),
-                }
-                frame.extend_from_slice(transmit.payload);
-                let len_bytes = frame.len();
-                if len_bytes < FRAME_BYTES_MIN {
-                    frame.resize(FRAME_BYTES_MIN, 0);
-                }
-                self.insist(header_fits, Promise::Frame, || {
-                    "a header exceeds 64 bytes".into()
-                });
-                self.send(index, interface, id, len_bytes);
-            }
-        }
-        full
-    }
-
-    fn send(&mut self, index: usize, interface: usize, id: FrameId, len_bytes: usize) {
-        let now_ns = self.now_ns;
-        self.tally.frames += 1;
-        self.note_frame("sent", id);
-        let write = match self.judge_frame(index, interface, id, len_bytes) {
-            Ok(judged) => judged,
-            Err(violation) => {
-                self.accuse(violation);
-                self.pool.give(id);
-                return;
-            }
-        };
-        let Some(fields) = bytes::parse(&self.pool.get(id).bytes) else {
-            return;
-        };
-        match self
-            .watch
-            .sent(now_ns, index, interface, fields.tag, fields.dst, write)
-        {
-            Ok(copy) => self.pool.get_mut(id).copy = copy,
-            Err(violation) => {
-                self.accuse(violation);
-                self.pool.give(id);
-                return;
-            }
-        }
-        let host = &mut self.hosts[index];
-        if let Some(target) = self
-            .blades
-            .iter()
-            .position(|blade| blade.target.spec.macs.contains(&fields.dst))
-        {
-            let since = &mut host.attachments[target].unanswered_since_ns;
-            *since = since.or(Some(now_ns));
-        }
-        let (hold_ns, report_ns) = (host.spec.transmit_delay_ns, host.spec.report_delay_ns);
-        let mut up_to = |most_ns: u64| {
-            if most_ns == 0 {
-                0
+/// What is asked in the initiator's words, with the buffer that it takes.
+fn prepare(ask: Ask, stamp: Stamp, target: u8) -> (Operation, Vec<u8>) {
+    let (lba, sectors) = ask.extent();
+    let mut buffer = vec![0; sectors as usize * SECTOR_BYTES];
+    let operation = match ask {
+        Ask::Read { lba, .. } => Operation::Read { lba: Lba(lba) },
+        Ask::Write { refuse, .. } => {
+            stamp::fill(&mut buffer, stamp, target, lba);
+            let if_closed = if refuse {
+                IfClosed::Refuse
             } else {
-                self.rng.u64(..=most_ns)
+                IfClosed::Wait
+            };
+            Operation::Write {
+                lba: Lba(lba),
+                if_closed,
             }
-        };
-        let (hold_ns, report_ns) = (up_to(hold_ns), up_to(report_ns));
-        let rings = &mut host.rings[interface];
-        // 10 Gbit/s, in order.
-        let wire_ns = len_bytes as u64 * 4 / 5;
-        let left_ns = (now_ns + hold_ns)
-            .max(rings.free_at_ns)
-            .max(rings.stalled_until_ns)
-            + wire_ns;
-        rings.free_at_ns = left_ns;
-        let reported_ns = (left_ns + report_ns).max(rings.reports.back().copied().unwrap_or(0));
-        rings.reports.push_back(reported_ns);
-        let port = rings.port;
-        self.pool.get_mut(id).sent = Some((index as u8, left_ns));
-        self.launch(id, port, left_ns);
-    }
-
-    /// Whether a frame that an initiator sends is what the protocol allows.
-    fn judge_frame(
-        &mut self,
-        index: usize,
-        interface: usize,
-        id: FrameId,
-        len_bytes: usize,
-    ) -> Result<Option<WriteFrame>, Violation> {
-        let spec = &self.hosts[index].spec.interfaces[interface];
-        let frame = &self.pool.get(id).bytes;
-        let fault = |promise, text: &str| {
-            let frame =
-                bytes::parse(frame).map_or("no AoE".into(), |fields| describe(fields, len_bytes));
-            Err(Violation::new(promise, format!("{text}: {frame}")))
-        };
-        let Some(fields) = bytes::parse(frame) else {
-            return fault(
-                Promise::Frame,
-                "not AoE, or another VLAN than the interface's",
-            );
-        };
-        if fields.src != spec.mac || frame[14] != 0x10 || frame[15] != 0 {
-            return fault(Promise::Frame, "not a request of this interface");
         }
-        if len_bytes > spec.mtu_bytes + 14 {
-            return fault(Promise::Frame, "longer than the interface's MTU");
+        Ask::Flush => Operation::Flush,
+        Ask::Identify => {
+            buffer.resize(SECTOR_BYTES, 0);
+            Operation::Identify
         }
-        if fields.command == 1 {
-            self.tally.query_frames += 1;
+        Ask::ReadConfig | Ask::ReadReservation => {
+            buffer.resize(2 * SECTOR_BYTES, 0);
+            if ask == Ask::ReadConfig {
+                Operation::Config {
+                    command: ConfigCommand::Read,
+                    len_bytes: 0,
+                }
+            } else {
+                Operation::Reserve {
+                    command: ReserveCommand::Read,
+                    len_bytes: 0,
+                }
+            }
         }
-        let owner = self
-            .net
-            .port_of(fields.dst)
-            .map(|port| self.net.ports[usize::from(port)].owner);
-        let target = match owner {
-            Some(Owner::Target { target, .. }) => target,
-            None if fields.dst == [0xff; 6] && fields.command == 1 => return Ok(None),
-            _ => return fault(Promise::Address, "to a station that is no target"),
-        };
-        let target_spec = &self.blades[usize::from(target)].target.spec;
-        if (fields.shelf, fields.slot) != (target_spec.shelf, target_spec.slot) {
-            return fault(Promise::Address, "for another target than the station's");
-        }
-        let Some((lba, sectors)) = fields.write_request() else {
-            return Ok(None);
-        };
-        self.tally.write_frames += 1;
-        if sectors == 0
-            || sectors > u64::from(target_spec.count_max)
-            || len_bytes != DATA + sectors as usize * SECTOR_BYTES
-        {
-            return fault(
-                Promise::Frame,
-                "WRITE with another length than its count says",
-            );
-        }
-        let stamp = stamp::read(&frame[DATA..DATA + SECTOR_BYTES], target, lba);
-        let Ok(stamp) = stamp else {
-            return fault(
-                Promise::Buffer,
-                "WRITE with data of another sector, or torn",
-            );
-        };
-        if !stamp::intact(&frame[DATA..len_bytes], stamp, target, lba) {
-            return fault(Promise::Buffer, "WRITE with data of several writes");
-        }
-        let blade = &self.blades[usize::from(target)];
-        let station = target_spec
-            .macs
-            .iter()
-            .position(|mac| *mac == fields.dst)
-            .unwrap_or(0) as u8;
-        Ok(Some(WriteFrame {
-            target,
-            queue: blade.queue_of(station),
-            lba,
-            sectors,
-            stamp,
-        }))
-    }
+    };
+    (operation, buffer)
 }

@@ -58,11 +58,32 @@ struct Copy {
 }
 
 impl Copy {
-    fn overlaps(&self, target: u8, lba: u64, sectors: u64) -> bool {
-        self.target == target && self.lba < lba + sectors && lba < self.lba + self.sectors
+    /// Whether it would write other data to some of the same sectors.
+    fn contradicts(&self, write: &WriteFrame) -> bool {
+        self.stamp != write.stamp
+            && self.target == write.target
+            && self.lba < write.lba + write.sectors
+            && write.lba < self.lba + self.sectors
     }
     fn is_gone(&self) -> bool {
         self.in_network == 0 && self.in_sockets == [0; 2]
+    }
+}
+
+impl core::fmt::Display for Copy {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self {
+            tag,
+            stamp,
+            lba,
+            sectors,
+            queue,
+            ..
+        } = self;
+        write!(
+            f,
+            "the copy with tag {tag:08x} of {stamp} to {lba}+{sectors} for socket {queue}"
+        )
     }
 }
 
@@ -100,6 +121,16 @@ pub struct WriteFrame {
     pub sectors: u64,
     /// The write that its data belongs to.
     pub stamp: Stamp,
+}
+
+impl core::fmt::Display for WriteFrame {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "WRITE of {} to {}+{}",
+            self.stamp, self.lba, self.sectors
+        )
+    }
 }
 
 /// The watch.
@@ -173,7 +204,8 @@ impl Watch {
         let copy = match write {
             Some(write) => {
                 if self.judges_overlap {
-                    self.judge_overlap(now_ns, node, write)?;
+                    self.judge_known(now_ns, node, write)?;
+                    self.judge_fact(write)?;
                 }
                 let id = CopyId(self.copies.len() as u32);
                 self.copies.push(Copy {
@@ -208,78 +240,49 @@ impl Watch {
         Ok(copy)
     }
 
-    fn judge_overlap(
+    /// By knowledge: every copy of another write of these sectors is answered or dead.
+    fn judge_known(
         &mut self,
         now_ns: u64,
         node: usize,
         write: WriteFrame,
     ) -> Result<(), Violation> {
         let copies = &self.copies;
-        let WriteFrame {
-            target,
-            queue,
-            lba,
-            sectors,
-            stamp,
-        } = write;
-        self.nodes[node]
-            .unaccounted
-            .retain(|id| copies[id.0 as usize].dead_at_ns > now_ns);
-        let open = self.nodes[node]
-            .unaccounted
-            .iter()
-            .map(|id| &copies[id.0 as usize]);
-        if let Some(copy) = open
-            .into_iter()
-            .find(|copy| copy.stamp != stamp && copy.overlaps(target, lba, sectors))
-        {
-            return Err(Violation::new(
-                Promise::Overlap,
-                format!(
-                    "WRITE of {stamp} to {lba}+{sectors} sent while the copy with tag {:08x} of {} to {}+{} is not accounted for (left {})",
-                    copy.tag,
-                    copy.stamp,
-                    copy.lba,
-                    copy.sectors,
-                    if copy.left_reported_ns == NEVER {
-                        "not reported".into()
-                    } else {
-                        format!("at {} us", copy.left_reported_ns / 1000)
-                    },
-                ),
-            ));
-        }
+        let unaccounted = &mut self.nodes[node].unaccounted;
+        unaccounted.retain(|id| copies[id.0 as usize].dead_at_ns > now_ns);
+        let open = unaccounted.iter().map(|id| &copies[id.0 as usize]);
+        let Some(copy) = open.into_iter().find(|copy| copy.contradicts(&write)) else {
+            return Ok(());
+        };
+        let left = match copy.left_reported_ns {
+            NEVER => "not reported to have left".into(),
+            left_ns => format!("left at {} us", left_ns / 1000),
+        };
+        Err(Violation::new(
+            Promise::Overlap,
+            format!("{write} sent while {copy} is not accounted for ({left})"),
+        ))
+    }
+
+    /// By fact: no such copy can be carried out after this one.
+    fn judge_fact(&mut self, write: WriteFrame) -> Result<(), Violation> {
+        let (copies, parallel) = (&self.copies, self.parallel);
         self.abroad.retain(|id| !copies[id.0 as usize].is_gone());
-        let parallel = self.parallel;
-        let threat =
-            self.abroad
-                .iter()
-                .map(|id| &copies[id.0 as usize])
-                .find(|copy| {
-                    let socket =
-                        copy.in_sockets.iter().enumerate().any(|(at, count)| {
-                            *count > 0 && (parallel || at != usize::from(queue))
-                        });
-                    copy.stamp != stamp
-                        && copy.overlaps(target, lba, sectors)
-                        && (copy.in_network > 0 || socket)
-                });
-        match threat {
-            Some(copy) => Err(Violation::new(
-                Promise::Overlap,
-                format!(
-                    "WRITE of {stamp} to {lba}+{sectors} sent to socket {queue} while a copy of {} (tag {:08x}) to {}+{} for socket {} is still alive: {} in the network, {:?} in sockets",
-                    copy.stamp,
-                    copy.tag,
-                    copy.lba,
-                    copy.sectors,
-                    copy.queue,
-                    copy.in_network,
-                    copy.in_sockets
-                ),
-            )),
-            None => Ok(()),
-        }
+        let queued_beside = |copy: &Copy| {
+            let mut sockets = copy.in_sockets.iter().enumerate();
+            sockets.any(|(at, count)| *count > 0 && (parallel || at != usize::from(write.queue)))
+        };
+        let mut abroad = self.abroad.iter().map(|id| &copies[id.0 as usize]);
+        let threat = abroad
+            .find(|copy| copy.contradicts(&write) && (copy.in_network > 0 || queued_beside(copy)));
+        let Some(copy) = threat else { return Ok(()) };
+        Err(Violation::new(
+            Promise::Overlap,
+            format!(
+                "{write} sent to socket {} while {copy} is still alive: {} in the network, {:?} in sockets",
+                write.queue, copy.in_network, copy.in_sockets
+            ),
+        ))
     }
 
     /// The initiator was told that the first `completed` frames of `interface` have left.

@@ -87,6 +87,13 @@ pub enum Mishap {
         /// How long it is away.
         down_ns: u64,
     },
+    /// A host lets a target go, and attaches it again as soon as it may.
+    Detach {
+        /// Which host.
+        host: u8,
+        /// Which target.
+        target: u8,
+    },
     /// An interface's frames stay in its ring.
     StallTransmit {
         /// Which host.
@@ -218,7 +225,6 @@ pub struct World {
     pub tally: Tally,
     pub(crate) mishaps: Vec<Mishap>,
     pub(crate) healed: bool,
-    pub(crate) lifetime_ns: u64,
     pub(crate) tickets: u32,
     /// Ends of requests, if wanted, for tests.
     pub done: Option<Vec<Done>>,
@@ -229,6 +235,8 @@ pub struct World {
     pub(crate) reply: Vec<u8>,
 }
 
+/// What a port carries that nothing is wrong with: more than any interface sends.
+const PORT_MTU_BYTES: usize = 9216;
 /// Lines of a trace that are kept.
 const TRACE_LINES: usize = 100_000;
 
@@ -236,49 +244,7 @@ impl World {
     /// Builds it; hosts boot at time 0 and attach every target.
     #[must_use]
     pub fn new(spec: &WorldSpec) -> Self {
-        let mut ports = Vec::new();
-        let mut host_ports = Vec::new();
-        for (host, host_spec) in spec.hosts.iter().enumerate() {
-            let first = ports.len() as u8;
-            for (interface, interface_spec) in host_spec.interfaces.iter().enumerate() {
-                let owner = Owner::Host {
-                    host: host as u8,
-                    interface: interface as u8,
-                };
-                ports.push(Port {
-                    mac: interface_spec.mac,
-                    owner,
-                    mtu_bytes: 9216,
-                    down_until_ns: 0,
-                });
-            }
-            host_ports.push((first..ports.len() as u8).collect::<Vec<u8>>());
-        }
-        let mut blades = Vec::new();
-        for (target, target_spec) in spec.targets.iter().enumerate() {
-            let first = ports.len() as u8;
-            for (station, mac) in target_spec.macs.iter().enumerate() {
-                let owner = Owner::Target {
-                    target: target as u8,
-                    station: station as u8,
-                };
-                ports.push(Port {
-                    mac: *mac,
-                    owner,
-                    mtu_bytes: spec.target_port_mtu_bytes,
-                    down_until_ns: 0,
-                });
-            }
-            blades.push(Blade::new(target as u8, target_spec.clone(), first));
-        }
-        if spec.rogue {
-            ports.push(Port {
-                mac: [2, 0, 0, 0, 0xee, 0xee],
-                owner: Owner::Rogue { target: 0 },
-                mtu_bytes: 9216,
-                down_until_ns: 0,
-            });
-        }
+        let (ports, host_ports, blades) = stations(spec);
         let mut rng = fastrand::Rng::with_seed(spec.seed);
         let config = &spec.hosts[0].config;
         let lifetime_ns = ns(config.frame_lifetime);
@@ -315,7 +281,6 @@ impl World {
             tally: Tally::default(),
             mishaps: Vec::new(),
             healed: false,
-            lifetime_ns,
             tickets: 0,
             done: None,
             notices: None,
@@ -502,6 +467,7 @@ impl World {
                 self.crash_host(usize::from(host));
                 self.at(now_ns + down_ns, Event::Boot { host });
             }
+            Mishap::Detach { host, target } => self.detach(usize::from(host), target),
             Mishap::StallTransmit {
                 host,
                 interface,
@@ -562,8 +528,8 @@ impl World {
         self.release_all(index);
     }
 
-    /// What a host has not sent goes with it, as the ring of an AF_XDP socket does. Where it stays in a queue of the kernel's,
-    /// a lifetime counted from the next process's start covers only what leaves at once.
+    /// What a host has not sent goes with it, as the ring of an AF_XDP socket does. Where it stays in a queue of the
+    /// kernel's, a lifetime counted from the next process's start covers only what leaves at once.
     fn void_unsent(&mut self, index: usize) {
         for Reverse((_, _, event)) in &self.heap {
             let Event::Arrive { frame, .. } = event else {
@@ -736,7 +702,7 @@ impl World {
         }
     }
 
-    /// Nothing is asked, nothing is unaccounted for, and no frame is under way.
+    /// Nothing is asked, and nothing is unaccounted for.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let quiet = |host: &Host| host.pending() == 0 && host.unaccounted() == 0;
@@ -773,4 +739,38 @@ impl World {
 
 pub(crate) fn describe(fields: Fields, len_bytes: usize) -> String {
     format!("{fields} ({len_bytes} bytes)")
+}
+
+/// The ports of the switch, each host's ports, and the targets.
+fn stations(spec: &WorldSpec) -> (Vec<Port>, Vec<Vec<u8>>, Vec<Blade>) {
+    let port = |mac: Mac, owner: Owner, mtu_bytes: usize| Port {
+        mac,
+        owner,
+        mtu_bytes,
+        down_until_ns: 0,
+    };
+    let mut ports = Vec::new();
+    let mut host_ports = Vec::new();
+    for (host, host_spec) in (0..).zip(&spec.hosts) {
+        let first = ports.len() as u8;
+        for (interface, interface_spec) in (0..).zip(&host_spec.interfaces) {
+            let owner = Owner::Host { host, interface };
+            ports.push(port(interface_spec.mac, owner, PORT_MTU_BYTES));
+        }
+        host_ports.push((first..ports.len() as u8).collect());
+    }
+    let mut blades = Vec::new();
+    for (target, target_spec) in (0..).zip(&spec.targets) {
+        let first = ports.len() as u8;
+        for (station, mac) in (0..).zip(&target_spec.macs) {
+            let owner = Owner::Target { target, station };
+            ports.push(port(*mac, owner, spec.target_port_mtu_bytes));
+        }
+        blades.push(Blade::new(target, target_spec.clone(), first));
+    }
+    if spec.rogue {
+        let owner = Owner::Rogue { target: 0 };
+        ports.push(port([2, 0, 0, 0, 0xee, 0xee], owner, PORT_MTU_BYTES));
+    }
+    (ports, host_ports, blades)
 }

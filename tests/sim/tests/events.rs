@@ -435,7 +435,10 @@ fn vblades_advertisement_of_version_0_is_seen() {
             .is_none()
     );
     bench.pass(ms(200));
-    let seen = |notice: &Notice| matches!(notice, Notice::Seen(sighting) if sighting.advertised && sighting.version == 0);
+    let seen = |notice: &Notice| match notice {
+        Notice::Seen(sighting) => sighting.advertised && sighting.version == 0,
+        _ => false,
+    };
     assert!(bench.told(seen).is_some());
     assert!(
         bench.0.hosts[0].is_attached(),
@@ -675,8 +678,8 @@ fn a_refusing_write_is_refused_while_its_range_is_closed() {
     bench.ok(ticket, ms(5));
 }
 
-/// S4: a heartbeat that rotates never waits, though every copy is lost or almost a lifetime late. Each is given up in time for
-/// its last copy to die before its sector comes round again.
+/// S4: a heartbeat that rotates never waits, though every copy is lost or almost a lifetime late. Each is given up in
+/// time for its last copy to die before its sector comes round again.
 #[test]
 fn a_rotating_heartbeat_never_waits() {
     let (period, lifetime) = (ms(50), 2 * SECOND);
@@ -731,4 +734,49 @@ fn a_shrunken_device_is_noticed_and_reads_past_its_end_fail_at_once() {
         panic!("{done:?}")
     };
     assert_eq!((status, error, lba), (0x41, 0x10, 600));
+}
+
+#[test]
+fn a_detached_target_drains_its_late_copies_before_it_can_be_attached_again() {
+    let mut bench = Bench::new(|_| ());
+    bench.hook(lose_first(|fields| fields.write_request().is_some()));
+    let write = bench.write(10, 2);
+    bench.ok(write, ms(50));
+    let (under_way, start_ns) = (bench.write(10, 2), bench.0.now_ns());
+    bench.0.befall(Mishap::Detach { host: 0, target: 0 });
+    let done = bench.end(under_way, ms(1));
+    assert_eq!(done.result, Err(IoError::Detached));
+    bench.pass(ms(1_900));
+    assert!(!bench.0.hosts[0].is_attached(), "a copy is unaccounted for");
+    bench
+        .0
+        .run(start_ns + 3_000 * MS, |world| world.hosts[0].is_attached());
+    bench.judge();
+    assert!(bench.0.hosts[0].is_attached());
+    let again = bench.write(10, 2);
+    bench.ok(again, ms(5));
+}
+
+#[test]
+fn a_probe_lost_at_the_detach_is_sent_again() {
+    let mut bench = Bench::new(|_| ());
+    let mut lose_writes = lose_first(|fields| fields.write_request().is_some());
+    let deaf = Rc::new(Cell::new(true));
+    let is_deaf = Rc::clone(&deaf);
+    bench.hook(move |now_ns, fields| {
+        if is_deaf.get() && fields.response && fields.command == 1 {
+            return Fate::Lose;
+        }
+        lose_writes(now_ns, fields)
+    });
+    let write = bench.write(10, 2);
+    bench.ok(write, ms(50));
+    bench.pass(ms(2_030));
+    assert_eq!(bench.0.hosts[0].unaccounted(), 1, "the probe is under way");
+    bench.0.befall(Mishap::Detach { host: 0, target: 0 });
+    deaf.set(false);
+    let until_ns = bench.0.now_ns() + 500 * MS;
+    bench.0.run(until_ns, |world| world.hosts[0].is_attached());
+    bench.judge();
+    assert!(bench.0.hosts[0].is_attached());
 }

@@ -1,5 +1,5 @@
-//! Every family for `SANDRAIL_SIM_SECONDS` (10 by default) of wall-clock time, from a seed that differs from day to day if
-//! `SANDRAIL_SIM_START` says so.
+//! Every family for `SANDRAIL_SIM_SECONDS` (10 by default) of wall-clock time, from a seed that differs from day to
+//! day if `SANDRAIL_SIM_START` says so.
 
 use std::time::Duration;
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use sandrail_sim::runner::{self, Until};
 use sandrail_sim::scenario::{Family, Sabotage, Scenario};
 
-const USAGE: &str = "soak NAME [--seeds N | --seconds S] [--start SEED] [--trace] [--rule off] [--beyond-lifetime] [--unwatched]
+const USAGE: &str = "soak NAME [--seeds N | --seconds S] [--start SEED] [--trace]
+          [--rule off] [--beyond-lifetime] [--unwatched]
 
   --seeds N          so many scenarios (default 1000)
   --seconds S        for so long
