@@ -79,12 +79,21 @@ impl Pace {
         }
     }
 
-    /// `64 MiB (67108864 bytes) in 0.31 s: 212.1 MB/s, 51780 requests/s`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a duration is positive, and a cast of a larger one saturates"
+    )]
+    fn nanoseconds(&self) -> u64 {
+        (self.seconds * 1e9) as u64
+    }
+
+    /// `64 MiB (67108864 bytes) in 310 ms: 212.1 MB/s, 51780 requests/s`.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{} in {:.2} s: {:.1} MB/s, {:.0} requests/s",
+            "{} in {}: {:.1} MB/s, {:.0} requests/s",
             crate::size::Size(self.bytes),
-            self.seconds,
+            duration(self.nanoseconds()),
             self.mb_per_s,
             self.requests_per_s
         )

@@ -49,6 +49,22 @@ pub(crate) fn fail(error: &anyhow::Error, json: bool) -> ExitCode {
     exit.into()
 }
 
+/// A report of what was done, and the error that it ended with: in JSON one object. The error's exit code.
+pub(crate) fn report_failure(
+    json: bool,
+    value: &mut Value,
+    text: &str,
+    error: &anyhow::Error,
+) -> io::Result<Exit> {
+    let exit = exit_of(error);
+    let message = chain(error);
+    value["error"] = serde_json::json!(message);
+    value["exit_code"] = serde_json::json!(exit as u8);
+    report(Stream::Out, json, value, text)?;
+    eprintln!("sandrail: {message}");
+    Ok(exit)
+}
+
 /// The chain of causes, without those whose words the one before has said already.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();

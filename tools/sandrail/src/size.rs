@@ -45,7 +45,7 @@ impl fmt::Display for Size {
             let unit = 1_u64 << shift;
             if self.0 >= unit {
                 let whole = self.0 / unit;
-                if self.0 % unit == 0 {
+                if self.0.is_multiple_of(unit) {
                     return write!(f, "{whole} {name}iB ({} bytes)", self.0);
                 }
                 let hundredths = u128::from(self.0 % unit) * 100 / u128::from(unit);

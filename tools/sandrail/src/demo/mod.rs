@@ -88,7 +88,7 @@ fn flow_of(args: &DemoArgs) -> crate::cli::FlowArgs {
 fn finish(global: &Global, args: &DemoArgs, story: &Story) -> Result<Exit> {
     let page = report::page(story);
     write_page(&args.report, &page)?;
-    let value = json!({
+    let mut value = json!({
         "place": story.place,
         "seed": story.seed,
         "size_bytes": story.size.0,
@@ -104,23 +104,26 @@ fn finish(global: &Global, args: &DemoArgs, story: &Story) -> Result<Exit> {
     });
     let mut text = table(story)?;
     writeln!(text, "report: {}", args.report.display())?;
-    output::report(Stream::Out, global.json, &value, &text)?;
     let failed: Vec<&Run> = story
         .runs
         .iter()
         .filter(|run| run.outcome.is_err())
         .collect();
-    if let Some(run) = failed.iter().find(|run| !run.unavailable) {
+    let fault = if let Some(run) = failed.iter().find(|run| !run.unavailable) {
         let error = run.outcome.as_ref().err().map_or("", String::as_str);
-        return Err(Fault::Io(format!("demo over {}: {error}", run.link)).into());
-    }
-    if failed.len() == story.runs.len() {
-        return Err(Fault::Environment(
-            "no way of sending frames works on this machine".to_owned(),
-        )
-        .into());
-    }
-    Ok(output::done_or_warning(!failed.is_empty()))
+        Fault::Io(format!("demo over {}: {error}", run.link))
+    } else if failed.len() == story.runs.len() {
+        Fault::Environment("no way of sending frames works on this machine".to_owned())
+    } else {
+        output::report(Stream::Out, global.json, &value, &text)?;
+        return Ok(output::done_or_warning(!failed.is_empty()));
+    };
+    Ok(output::report_failure(
+        global.json,
+        &mut value,
+        &text,
+        &fault.into(),
+    )?)
 }
 
 fn write_page(path: &Path, page: &str) -> Result<()> {
@@ -182,7 +185,7 @@ fn table(story: &Story) -> Result<String> {
                     run.link,
                     report.sectors,
                     if report.found_in_file {
-                        ", and the same in the target's file"
+                        ", and the same on the target's side"
                     } else {
                         ""
                     },

@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use sandrail_lab::{BackingFile, Lab, Side, Unsupported, Vblade, VbladeOptions};
+use sandrail_lab::{BackingFile, Lab, Side, Vblade, VbladeOptions};
 
 use crate::cli::{DemoArgs, Global, LinkChoice};
 use crate::demo::job::JobReport;
@@ -187,9 +187,4 @@ fn first_difference(disk: &BackingFile, seed: u64) -> Result<Option<u64>> {
         left -= length;
     }
     Ok(None)
-}
-
-/// Whether this machine can have a lab with a target; for the doctor.
-pub(crate) fn supported() -> Result<(), Unsupported> {
-    Lab::supported()
 }

@@ -1,5 +1,252 @@
-//! The report.
-use super::Story;
-pub(super) fn page(_story: &Story) -> String {
-    String::new()
+//! The demo's report: one HTML page that needs nothing else, for a light or a dark screen.
+
+mod chart;
+
+use std::fmt::{self, Write};
+
+use crate::demo::job::{JobReport, Side};
+use crate::demo::{Run, Story};
+use crate::measure::duration;
+
+use chart::Chart;
+
+const STYLE: &str = "\
+:root { color-scheme: light dark; --ground: #fbfbf9; --ink: #1c1c1a; --soft: #62625c; --line: #dddcd4; --bad: #b3261e }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #191a1c; --ink: #ececea; --soft: #a3a39d; --line: #3a3b3e; --bad: #ff8a80 }
+}
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem }
+h2 { font-size: 1.05rem; margin: 1.75rem 0 .25rem }
+p { margin: .25rem 0; max-width: 60rem }
+.soft { color: var(--soft) }
+.bad { color: var(--bad) }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.5rem }
+svg { width: 100%; height: auto; display: block }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td { padding: .3rem .75rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line) }
+th { color: var(--soft); font-weight: 500 }
+th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left }
+";
+
+/// The whole page.
+pub(super) fn page(story: &Story) -> String {
+    let mut page = String::new();
+    write_page(&mut page, story).expect("a string takes all");
+    page
+}
+
+fn write_page(page: &mut String, story: &Story) -> fmt::Result {
+    writeln!(
+        page,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">"
+    )?;
+    writeln!(
+        page,
+        "<meta name=\"viewport\" content=\"width=device-width\">"
+    )?;
+    writeln!(
+        page,
+        "<title>Sandrail demo: latencies</title>\n<style>\n{STYLE}</style>\n</head>\n<body>"
+    )?;
+    writeln!(page, "<h1>{}</h1>", escape(&headline(story)))?;
+    writeln!(
+        page,
+        "<p class=\"soft\">{}, seed {}; requests of {}, {} under way; Linux {}, {} cores. On {}. One run each: a \
+         demonstration, not a benchmark.</p>",
+        escape(&story.size.to_string()),
+        story.seed,
+        escape(&story.block.to_string()),
+        story.depth,
+        escape(&story.kernel),
+        story.cores,
+        escape(&story.place)
+    )?;
+    writeln!(page, "<div class=\"charts\">")?;
+    for (title, side) in sides() {
+        writeln!(page, "<section>\n<h2>{title}</h2>")?;
+        page.push_str(&chart_of(story, side));
+        writeln!(page, "</section>")?;
+    }
+    writeln!(page, "</div>")?;
+    write_table(page, story)?;
+    write_notes(page, story)?;
+    writeln!(page, "</body>\n</html>")
+}
+
+type OfReport = fn(&JobReport) -> &Side;
+
+fn sides() -> [(&'static str, OfReport); 2] {
+    [
+        ("Writes", |report| &report.write),
+        ("Reads", |report| &report.read),
+    ]
+}
+
+fn reports(story: &Story) -> impl Iterator<Item = (&Run, &JobReport)> {
+    story
+        .runs
+        .iter()
+        .filter_map(|run| Some((run, run.outcome.as_ref().ok()?)))
+}
+
+fn headline(story: &Story) -> String {
+    let done = reports(story).count();
+    if done == story.runs.len() {
+        "All data came back bit for bit".to_owned()
+    } else {
+        format!(
+            "{done} of {} runs brought all data back bit for bit",
+            story.runs.len()
+        )
+    }
+}
+
+fn chart_of(story: &Story, side: OfReport) -> String {
+    let mut chart = Chart::default();
+    for (run, report) in reports(story) {
+        chart.add(
+            format!("{} ({})", run.link, report.mode),
+            &side(report).curve,
+        );
+    }
+    chart.svg()
+}
+
+fn write_table(page: &mut String, story: &Story) -> fmt::Result {
+    writeln!(
+        page,
+        "<h2>Percentiles</h2>\n<div class=\"scroll\"><table>\n<tr>"
+    )?;
+    for heading in [
+        "", "link", "mode", "p50", "p90", "p99", "p99.9", "max", "samples", "IOPS", "MB/s", "MTU",
+    ] {
+        write!(page, "<th>{heading}</th>")?;
+    }
+    writeln!(page, "</tr>")?;
+    for (title, side) in sides() {
+        for (run, report) in reports(story) {
+            let Side { pace, latency, .. } = side(report);
+            let cells = [
+                title.to_owned(),
+                run.link.clone(),
+                report.mode.clone(),
+                duration(latency.p50_ns),
+                duration(latency.p90_ns),
+                duration(latency.p99_ns),
+                duration(latency.p999_ns),
+                duration(latency.max_ns),
+                latency.samples.to_string(),
+                format!("{:.0}", pace.requests_per_s),
+                format!("{:.1}", pace.mb_per_s),
+                report.mtu_bytes.to_string(),
+            ];
+            write!(page, "<tr>")?;
+            for cell in cells {
+                write!(page, "<td>{}</td>", escape(&cell))?;
+            }
+            writeln!(page, "</tr>")?;
+        }
+    }
+    writeln!(page, "</table></div>")
+}
+
+fn write_notes(page: &mut String, story: &Story) -> fmt::Result {
+    for run in &story.runs {
+        writeln!(page, "<h2>{}</h2>", escape(&run.link))?;
+        match &run.outcome {
+            Ok(report) => {
+                writeln!(
+                    page,
+                    "<p>{} sectors verified. {}.</p><p class=\"soft\">{}</p><p class=\"soft\">{}</p>",
+                    report.sectors,
+                    escape(&report.pinning),
+                    escape(&report.flush),
+                    escape(&report.wire.line())
+                )?;
+            }
+            Err(error) => writeln!(page, "<p class=\"bad\">{}</p>", escape(error))?,
+        }
+    }
+    Ok(())
+}
+
+/// Text as HTML and SVG take it.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::Size;
+
+    fn story(runs: Vec<Run>) -> Story {
+        Story {
+            place: "a <test>".to_owned(),
+            seed: 1,
+            size: Size(1 << 20),
+            block: Size(4096),
+            depth: 16,
+            kernel: "6".to_owned(),
+            cores: 2,
+            runs,
+        }
+    }
+
+    fn good(link: &str) -> Run {
+        let side = || Side {
+            curve: vec![
+                (1.0, 40_000),
+                (0.5, 80_000),
+                (0.01, 900_000),
+                (0.001, 4_000_000),
+            ],
+            ..Side::default()
+        };
+        Run {
+            link: link.to_owned(),
+            outcome: Ok(JobReport {
+                mode: "packet ring".to_owned(),
+                write: side(),
+                read: side(),
+                ..JobReport::default()
+            }),
+            unavailable: false,
+        }
+    }
+
+    #[test]
+    fn a_page_shows_both_runs_and_no_foreign_markup() {
+        let page = page(&story(vec![good("xdp"), good("packet")]));
+        assert!(page.contains("All data came back") && page.contains("a &lt;test&gt;"));
+        assert_eq!(page.matches("<svg").count(), 2);
+        assert_eq!(page.matches("<polyline").count(), 4);
+        assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+        // Nothing is fetched from anywhere.
+        assert!(!page.contains("src=") && !page.contains("href="));
+    }
+
+    #[test]
+    fn a_failed_run_is_told_in_the_headline() {
+        let failed = Run {
+            link: "xdp".to_owned(),
+            outcome: Err("sector 7 differs".to_owned()),
+            unavailable: false,
+        };
+        let page = page(&story(vec![failed, good("packet")]));
+        assert!(page.contains("1 of 2 runs") && page.contains("sector 7 differs"));
+    }
 }

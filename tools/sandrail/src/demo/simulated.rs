@@ -71,7 +71,7 @@ fn simulate(global: &Global, args: &DemoArgs) -> Result<JobReport> {
     let outcome = ready
         .recv()
         .map_err(|_| anyhow!("the simulation's thread ended at once"))
-        .and_then(|node| Ok(node?))
+        .and_then(|node| node)
         .and_then(|node| {
             let outcome = carry_out(global, args, &node, block_bytes, sectors);
             // Relaxed: the thread only has to see it some time; joining it is what synchronises.

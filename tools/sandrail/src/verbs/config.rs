@@ -10,12 +10,12 @@ use crate::cli::{ConfigAction, ConfigArgs, Global};
 use crate::fault::{Exit, Fault};
 use crate::output::{self, Stream};
 use crate::session::{self, Attached};
-use crate::verbs::printable;
+use crate::verbs::{about, printable};
 
 pub(crate) fn run(global: &Global, args: &ConfigArgs) -> Result<Exit> {
     let mut attached = session::attach(global, args.target.target, None)?;
-    let outcome = carry_out(&mut attached, &args.action);
     let addr = attached.addr();
+    let outcome = carry_out(&mut attached, &args.action).map_err(about(addr, "config string"));
     attached.end();
     let string = printable(&outcome?);
     let value = json!({ "target": addr.to_string(), "config": string });

@@ -14,12 +14,12 @@ use crate::fault::{Exit, Fault};
 use crate::output::{self, Stream};
 use crate::session;
 use crate::size::Size;
-use crate::verbs::text;
+use crate::verbs::{about, text};
 
 pub(crate) fn run(global: &Global, args: &IdentifyArgs) -> Result<Exit> {
     let mut attached = session::attach(global, args.target.target, None)?;
-    let outcome = fetch(&mut attached.client, attached.handle);
     let addr = attached.addr();
+    let outcome = fetch(&mut attached.client, attached.handle).map_err(about(addr, "IDENTIFY"));
     attached.end();
     let data = outcome?;
     let identify = Identify::parse(&data)

@@ -9,14 +9,15 @@ use crate::cli::{Global, MASK_WARNING, MaskAction, MaskArgs};
 use crate::fault::{Exit, Fault};
 use crate::output::{self, Stream};
 use crate::session::{self, Attached};
+use crate::verbs::about;
 
 pub(crate) fn run(global: &Global, args: &MaskArgs) -> Result<Exit> {
     let mut attached = session::attach(global, args.target.target, None)?;
     if !matches!(args.action, MaskAction::List) {
         eprintln!("sandrail: warning: {MASK_WARNING}");
     }
-    let outcome = carry_out(&mut attached, &args.action);
     let addr = attached.addr();
+    let outcome = carry_out(&mut attached, &args.action).map_err(about(addr, "mask list"));
     attached.end();
     let macs: Vec<String> = outcome?.iter().map(ToString::to_string).collect();
     let value = json!({ "target": addr.to_string(), "mask": macs });

@@ -13,19 +13,32 @@ pub(crate) mod stat;
 pub(crate) mod write;
 
 use sandrail_proto::aoe::initiator::Durability;
+use sandrail_wire::TargetAddr;
 use sandrail_wire::ata::IdentifyString;
+
+use crate::fault::Fault;
 
 /// What a flush is worth, in words that promise no more than the target does.
 pub(crate) fn durability_words(durability: Durability) -> &'static str {
     match durability {
         Durability::Claimed => "flushed: the target claims that what was written is durable",
         Durability::Unclaimed => {
-            "flush answered without an error, but the target does not claim to have one: nobody promises that \
-             anything is durable (vblade without -s does nothing then)"
+            "flush answered without an error, yet nothing is promised: the target does not claim both FLUSH and FLUSH \
+             EXT (vblade is like that, and does nothing unless it runs with -s)"
         }
         Durability::Refused => {
             "the target refused to flush: nobody promises that anything is durable"
         }
+    }
+}
+
+/// Says on a control command's error which target it was about, and keeps the cause.
+pub(crate) fn about(addr: TargetAddr, what: &str) -> impl FnOnce(anyhow::Error) -> anyhow::Error {
+    let context = format!("{what} of {addr}");
+    move |error| match error.downcast_ref::<Fault>() {
+        // These name it themselves.
+        Some(_) => error,
+        None => error.context(context),
     }
 }
 

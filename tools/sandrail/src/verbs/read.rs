@@ -75,16 +75,20 @@ fn transfer(
     let sectors = range(args, attached)?;
     let addr = attached.addr();
     let mut sink = open(&args.output)?;
+    let place = if to_standard_output(args) {
+        "standard output".to_owned()
+    } else {
+        args.output.display().to_string()
+    };
     let bytes = sectors * sector_bytes();
     let bar = output::progress(&format!("read {addr}"), Some(bytes), global.json);
     let began = Instant::now();
     Flow::new(attached, block_bytes).read(args.lba, sectors, &mut |_, data| {
         bar.inc(u64::try_from(data.len()).unwrap_or(0));
         sink.write_all(data)
-            .with_context(|| format!("writing {}", args.output.display()))
+            .with_context(|| format!("writing {place}"))
     })?;
-    sink.flush()
-        .with_context(|| format!("writing {}", args.output.display()))?;
+    sink.flush().with_context(|| format!("writing {place}"))?;
     let took = began.elapsed();
     bar.finish_and_clear();
     let stat = attached.session.node.stat()?;

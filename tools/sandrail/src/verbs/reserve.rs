@@ -9,11 +9,12 @@ use crate::cli::{Global, ReserveAction, ReserveArgs};
 use crate::fault::{Exit, Fault};
 use crate::output::{self, Stream};
 use crate::session::{self, Attached};
+use crate::verbs::about;
 
 pub(crate) fn run(global: &Global, args: &ReserveArgs) -> Result<Exit> {
     let mut attached = session::attach(global, args.target.target, None)?;
-    let outcome = carry_out(&mut attached, &args.action);
     let addr = attached.addr();
+    let outcome = carry_out(&mut attached, &args.action).map_err(about(addr, "reservation"));
     attached.end();
     let macs = words(&outcome?);
     let value = json!({ "target": addr.to_string(), "reserved_for": macs });
@@ -41,6 +42,14 @@ fn carry_out(attached: &mut Attached, action: &ReserveAction) -> Result<Vec<MacA
     } else {
         ReserveCommand::Set
     };
+    let own = own_macs(attached)?;
+    if !macs.is_empty() && !own.iter().any(|mac| macs.contains(mac)) {
+        eprintln!(
+            "sandrail: warning: this station ({}) is not on the list: it can neither read nor write, and release the \
+             target only by --force, from now on",
+            words(&own).join(", ")
+        );
+    }
     attached.client.reserve(attached.handle, command, macs)?;
     // Read back: who may write is too important to be taken from an acknowledgement.
     let list = attached
@@ -55,6 +64,16 @@ fn carry_out(attached: &mut Attached, action: &ReserveAction) -> Result<Vec<MacA
         return Err(Fault::NotReserved(attached.addr(), holders).into());
     }
     Ok(list)
+}
+
+/// The addresses that our frames come from.
+fn own_macs(attached: &Attached) -> Result<Vec<MacAddr>> {
+    let stat = attached.session.node.stat()?;
+    let links = stat.shards.into_iter().flat_map(|shard| shard.links);
+    let mut macs: Vec<MacAddr> = links.map(|link| link.info.mac).collect();
+    macs.sort_unstable();
+    macs.dedup();
+    Ok(macs)
 }
 
 fn words(macs: &[MacAddr]) -> Vec<String> {

@@ -13,18 +13,17 @@ use crate::measure::{WireCounters, duration};
 use crate::output::{self, Stream};
 use crate::session::{self, Attached};
 use crate::size::Size;
-use crate::verbs::{durability_word, durability_words, text};
+use crate::verbs::{about, durability_word, durability_words, text};
 
 /// Reads of one sector, one after the other, so that the path's round-trip time is more than the attach's guess.
 const ROUND_TRIPS: u64 = 16;
 
 pub(crate) fn run(global: &Global, args: &TargetArgs) -> Result<Exit> {
     let mut attached = session::attach(global, args.target, None)?;
-    let outcome = examine(&mut attached);
     let addr = attached.addr();
+    let outcome = examine(&mut attached).map_err(about(addr, "examination"));
     attached.end();
     let (value, text) = outcome?;
-    tracing::debug!("examined {addr}");
     output::report(Stream::Out, global.json, &value, &text)?;
     Ok(Exit::Done)
 }

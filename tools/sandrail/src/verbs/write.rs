@@ -43,17 +43,25 @@ pub(crate) fn run(global: &Global, args: &WriteArgs) -> Result<Exit> {
         .and_then(|written| Ok((report(args, &attached, &written)?, written)));
     let addr = attached.addr();
     attached.end();
-    let ((value, text), written) = outcome?;
-    output::report(Stream::Out, global.json, &value, &text)?;
-    match written.durability {
-        Some(durability) if args.require_durable && durability != Durability::Claimed => {
-            Err(Fault::NotDurable {
-                target: addr,
-                durability: durability_word(durability),
-            }
-            .into())
+    let ((mut value, text), written) = outcome?;
+    let broken = written
+        .durability
+        .filter(|durability| args.require_durable && *durability != Durability::Claimed)
+        .map(|durability| Fault::NotDurable {
+            target: addr,
+            durability: durability_word(durability),
+        });
+    match broken {
+        None => {
+            output::report(Stream::Out, global.json, &value, &text)?;
+            Ok(Exit::Done)
         }
-        _ => Ok(Exit::Done),
+        Some(fault) => Ok(output::report_failure(
+            global.json,
+            &mut value,
+            &text,
+            &fault.into(),
+        )?),
     }
 }
 
