@@ -58,6 +58,7 @@ impl From<LinkChoice> for sandrail_node::links::LinkChoice {
 
 /// What all verbs understand.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of all verbs")]
 pub(crate) struct Global {
     /// Interface of the SAN; several for several paths
     #[arg(short, long, global = true, value_name = "NAME")]
@@ -292,7 +293,7 @@ pub(crate) struct ReserveArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ReserveAction {
-    /// Shows who has the target; nobody: everybody may write
+    /// Shows who has the target; nobody: everybody may read and write
     Show,
     /// Reserves the target for these addresses; refused while it is reserved for others
     Set {

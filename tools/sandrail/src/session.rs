@@ -20,6 +20,8 @@ use crate::{links, netif};
 pub(crate) const WINDOW_DEPTHS: usize = 2;
 /// The longest a stop waits for late copies: a frame lifetime, a probe, and patience.
 const STOP_WITHIN: Duration = Duration::from_secs(6);
+/// The initiator ends an attach by its own time, and says more about it than the node, which only waits for it.
+const ATTACH_GRACE: Duration = Duration::from_secs(2);
 /// Control commands carry up to 255 addresses of 8 bytes.
 const BUFFER_BYTES_MIN: usize = 4096;
 /// Longer requests than this only take memory.
@@ -135,7 +137,7 @@ impl Session {
     ) -> Result<Attached> {
         let handle = self
             .node
-            .attach(target, pins(global)?, global.timeout)
+            .attach(target, pins(global)?, global.timeout + ATTACH_GRACE)
             .map_err(|source| Fault::Attach {
                 target,
                 interfaces: self.interfaces.clone(),

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use sandrail_lab::Lab;
 use serde_json::json;
 
-use crate::cli::{DemoArgs, Global};
+use crate::cli::{DemoArgs, Global, LinkChoice};
 use crate::fault::{Exit, Fault};
 use crate::flow::sector_bytes;
 use crate::measure::duration;
@@ -87,7 +87,11 @@ fn flow_of(args: &DemoArgs) -> crate::cli::FlowArgs {
 
 fn finish(global: &Global, args: &DemoArgs, story: &Story) -> Result<Exit> {
     let page = report::page(story);
-    write_page(&args.report, &page)?;
+    // The measurements count more than the page that shows them.
+    let written = write_page(&args.report, &page);
+    if let Err(error) = &written {
+        eprintln!("sandrail: no report: {error:#}");
+    }
     let mut value = json!({
         "place": story.place,
         "seed": story.seed,
@@ -100,10 +104,12 @@ fn finish(global: &Global, args: &DemoArgs, story: &Story) -> Result<Exit> {
             Ok(report) => json!({ "link": run.link, "result": report }),
             Err(error) => json!({ "link": run.link, "error": error }),
         }).collect::<Vec<_>>(),
-        "report": args.report,
+        "report": written.as_ref().ok().map(|()| &args.report),
     });
     let mut text = table(story)?;
-    writeln!(text, "report: {}", args.report.display())?;
+    if written.is_ok() {
+        writeln!(text, "report: {}", args.report.display())?;
+    }
     let failed: Vec<&Run> = story
         .runs
         .iter()
@@ -112,11 +118,13 @@ fn finish(global: &Global, args: &DemoArgs, story: &Story) -> Result<Exit> {
     let fault = if let Some(run) = failed.iter().find(|run| !run.unavailable) {
         let error = run.outcome.as_ref().err().map_or("", String::as_str);
         Fault::Io(format!("demo over {}: {error}", run.link))
-    } else if failed.len() == story.runs.len() {
-        Fault::Environment("no way of sending frames works on this machine".to_owned())
+    } else if let Some(run) = failed.first().filter(|_| global.link != LinkChoice::Auto) {
+        // Asked for by name, and not to be had.
+        let error = run.outcome.as_ref().err().map_or("", String::as_str);
+        Fault::Environment(format!("demo over {}: {error}", run.link))
     } else {
         output::report(Stream::Out, global.json, &value, &text)?;
-        return Ok(output::done_or_warning(!failed.is_empty()));
+        return Ok(Exit::Done);
     };
     Ok(output::report_failure(
         global.json,
@@ -194,7 +202,14 @@ fn table(story: &Story) -> Result<String> {
                 writeln!(text, "{}: {}", run.link, report.flush)?;
                 writeln!(text, "{}: {}", run.link, report.wire.line())?;
             }
-            Err(error) => writeln!(text, "{}: FAILED: {error}", run.link)?,
+            Err(error) => {
+                let word = if run.unavailable {
+                    "not possible here"
+                } else {
+                    "FAILED"
+                };
+                writeln!(text, "{}: {word}: {error}", run.link)?;
+            }
         }
     }
     Ok(text)

@@ -10,18 +10,12 @@ use clap::{Command, CommandFactory};
 use crate::cli::Cli;
 use crate::fault::Exit;
 
-/// Writes `sandrail.1` and a page for each verb.
+/// Writes `sandrail.1` and a page for each verb, and for each verb's verbs.
 pub(crate) fn pages(directory: &Path) -> Result<Exit> {
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    let mut command = Cli::command();
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     page(&command, "sandrail", directory)?;
-    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        if verb.get_name() != "help" {
-            let name = format!("sandrail-{}", verb.get_name());
-            page(verb, &name, directory)?;
-        }
-    }
     Ok(Exit::Done)
 }
 
@@ -32,9 +26,17 @@ fn page(command: &Command, name: &str, directory: &Path) -> Result<()> {
     clap_mangen::Man::new(command.clone().display_name(name.to_owned()))
         .title(name.to_owned())
         .date("")
+        .source(concat!("sandrail ", env!("CARGO_PKG_VERSION")))
         .manual("Sandrail")
         .render(&mut file)?;
-    fs::write(&path, file).with_context(|| format!("writing {}", path.display()))
+    fs::write(&path, file).with_context(|| format!("writing {}", path.display()))?;
+    for verb in command.get_subcommands() {
+        // Every verb that has verbs has a `help` among them, which explains itself.
+        if !verb.is_hide_set() && verb.get_name() != "help" {
+            page(verb, &format!("{name}-{}", verb.get_name()), directory)?;
+        }
+    }
+    Ok(())
 }
 
 /// Prints a shell's completions.

@@ -19,7 +19,7 @@ pub(crate) fn run(global: &Global, args: &ReserveArgs) -> Result<Exit> {
     let macs = words(&outcome?);
     let value = json!({ "target": addr.to_string(), "reserved_for": macs });
     let text = if macs.is_empty() {
-        format!("{addr} is reserved for nobody: everybody may write")
+        format!("{addr} is reserved for nobody: everybody may read and write")
     } else {
         format!("{addr} is reserved for {}", macs.join(", "))
     };
