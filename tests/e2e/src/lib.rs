@@ -7,6 +7,7 @@
 pub mod data;
 pub mod decode;
 pub mod load;
+pub mod mangle;
 pub mod matrix;
 pub mod peer;
 pub mod site;

@@ -178,7 +178,9 @@ pub fn read_all(
         let Operation::Read { lba } = completion.operation else {
             bail!("{:?} among reads", completion.operation);
         };
-        completion.result.with_context(|| format!("read at {lba:?}"))?;
+        completion
+            .result
+            .with_context(|| format!("read at {lba:?}"))?;
         pattern.check(lba.0, completion.buffer.as_ref())?;
         checked += sectors(completion.buffer.len());
         Ok(())
@@ -231,6 +233,10 @@ pub struct Churned {
     pub written: u64,
     /// Sectors read and found right.
     pub read: u64,
+    /// By sector: the pass that wrote it last, 0 if none did.
+    passes: Vec<u32>,
+    /// The latest pass.
+    pass: u32,
 }
 
 #[derive(Default)]
@@ -248,21 +254,37 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// Starts on the first `total` sectors, with the client's depth of requests under way.
+    /// Starts on the first `total` sectors of a disk of zeros, with the client's depth of requests under way. `seed` decides
+    /// what is written and where.
     ///
     /// # Errors
     /// The thread could not be started.
     pub fn start(client: Client, target: TargetHandle, total: u64, seed: u64) -> Result<Self> {
+        let earlier = Churned {
+            passes: vec![0; usize::try_from(total)?],
+            ..Churned::default()
+        };
+        Self::go_on(client, target, seed, earlier)
+    }
+
+    /// Goes on where an earlier one of the same seed ended.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn go_on(
+        client: Client,
+        target: TargetHandle,
+        seed: u64,
+        earlier: Churned,
+    ) -> Result<Self> {
         let shared = Arc::new(ChurnShared::default());
         let state = ChurnState {
             client,
             target,
             seed,
-            rng: fastrand::Rng::with_seed(seed),
-            passes: vec![0; usize::try_from(total)?],
-            busy: vec![None; usize::try_from(total / EXTENT_SECTORS)?],
-            pass: 0,
-            done: Churned::default(),
+            rng: fastrand::Rng::with_seed(seed ^ u64::from(earlier.pass) << 32),
+            busy: vec![None; earlier.passes.len() / usize::try_from(EXTENT_SECTORS)?],
+            done: earlier,
             shared: Arc::clone(&shared),
         };
         let thread = std::thread::Builder::new()
@@ -335,11 +357,8 @@ struct ChurnState {
     target: TargetHandle,
     seed: u64,
     rng: fastrand::Rng,
-    /// By sector: the pass that wrote it last, 0 if none did.
-    passes: Vec<u32>,
     /// By extent: the pass that a write under way will leave, `Some(None)` for a read.
     busy: Vec<Option<Option<u32>>>,
-    pass: u32,
     done: Churned,
     shared: Arc<ChurnShared>,
 }
@@ -376,8 +395,8 @@ impl ChurnState {
             };
             let writes = self.rng.bool();
             let operation = if writes {
-                self.pass += 1;
-                Pattern::new(self.seed, self.pass).fill(lba, buffer.as_mut());
+                self.done.pass += 1;
+                Pattern::new(self.seed, self.done.pass).fill(lba, buffer.as_mut());
                 Operation::Write {
                     lba: Lba(lba),
                     if_closed: IfClosed::Wait,
@@ -389,7 +408,7 @@ impl ChurnState {
             if submit(&mut self.client, self.target, operation, buffer)?.is_some() {
                 return Ok(());
             }
-            self.busy[extent] = Some(writes.then_some(self.pass));
+            self.busy[extent] = Some(writes.then_some(self.done.pass));
         }
         Ok(())
     }
@@ -407,7 +426,7 @@ impl ChurnState {
             Some(pass) => {
                 let first = usize::try_from(lba.0)?;
                 let count = data.len() / SECTOR_BYTES;
-                self.passes[first..first + count].fill(pass);
+                self.done.passes[first..first + count].fill(pass);
                 self.done.written += sectors(data.len());
             }
             None => {
@@ -425,7 +444,7 @@ impl ChurnState {
 
     fn check(&self, lba: u64, data: &[u8]) -> Result<()> {
         for (lba, sector) in (lba..).zip(data.chunks_exact(SECTOR_BYTES)) {
-            match self.passes[usize::try_from(lba)?] {
+            match self.done.passes[usize::try_from(lba)?] {
                 0 => ensure!(
                     sector.iter().all(|byte| *byte == 0),
                     "sector {lba} was never written and is not zero"

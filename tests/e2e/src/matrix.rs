@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sandrail_link::fault::FaultPlan;
+use sandrail_link::fault::{Direction, FaultPlan};
 use sandrail_proto::aoe::initiator::Counters;
 
 use crate::data::Pattern;
@@ -72,7 +72,7 @@ pub fn combinations(fault_rate: f64) -> Vec<Combination> {
             };
             add(Shards::One);
             add(Shards::TwoOnOneQueue);
-            // A generic program sees the frames of the second queue on the first (docs of the driver: veth records them so).
+            // On veth a generic program sees the second queue's frames on the first: there the queues are one.
             if wire == Wire::XdpNative {
                 add(Shards::TwoOnTwoQueues);
             }
@@ -123,7 +123,7 @@ fn run_one(combination: Combination, mib: u64, seed: u64) -> Result<Outcome> {
     let total = site.disk.len_sectors();
     let mut client = site.client(load::DEPTH)?;
 
-    let ping = site.lab.start_ping(20, Duration::from_millis(20))?;
+    let ping = site.lab.start_ping(20, Duration::from_millis(10))?;
     let begun = Instant::now();
     load::write_all(&mut client, site.target, total, pattern)?;
     let writing = begun.elapsed();
@@ -149,6 +149,15 @@ fn run_one(combination: Combination, mib: u64, seed: u64) -> Result<Outcome> {
             shard.shard,
             shard.initiator.rx_other_shard
         );
+    }
+    for control in &site.faults {
+        for direction in [Direction::Transmit, Direction::Receive] {
+            let done = control.counters(direction);
+            ensure!(
+                done.lost > 0 && done.duplicated > 0 && done.reordered > 0,
+                "no fault of some kind, {direction:?}: {done:?}"
+            );
+        }
     }
     let counters = crate::site::sum(&stat);
     drop(client);

@@ -15,6 +15,7 @@ use sandrail_node::{Client, Node, NodeConfig, NodeStat, TargetHandle};
 use sandrail_proto::aoe::initiator::{Counters, PinnedMacs};
 use sandrail_wire::{MacAddr, TargetAddr};
 
+use crate::mangle::{MangleLink, Mangled};
 use crate::spread;
 
 /// Where the target is.
@@ -123,6 +124,7 @@ pub struct Setup {
     /// Whose answers count; by default the first to answer.
     pub pinned: PinnedMacs,
     faults: Option<Faults>,
+    mangle: Option<u64>,
 }
 
 impl Setup {
@@ -140,6 +142,7 @@ impl Setup {
             },
             pinned: PinnedMacs::first_to_answer(),
             faults: None,
+            mangle: None,
         }
     }
 
@@ -170,6 +173,13 @@ impl Setup {
         self.faults = Some(Box::new(faults));
         self
     }
+
+    /// With damaged copies before received frames ([`MangleLink`]), as `seed` decides.
+    #[must_use]
+    pub fn mangle(mut self, seed: u64) -> Self {
+        self.mangle = Some(seed);
+        self
+    }
 }
 
 /// A lab, a disk, a target and a node. Dropped, all of it goes.
@@ -184,6 +194,8 @@ pub struct Site {
     pub disk: BackingFile,
     /// By shard: the faults' switches and counters; empty without faults.
     pub faults: Vec<Arc<FaultControl>>,
+    /// Damaged copies received so far.
+    pub mangled: Arc<Mangled>,
     /// Starts and stops captures of the shards' own view.
     pub capture: Arc<CaptureSwitch>,
     /// The program on the wire, where there is one.
@@ -228,18 +240,23 @@ impl Site {
         }
         let (port, bare) = open_links(&lab, setup.wire, setup.shards)?;
         let capture = CaptureSwitch::new();
+        let mangled = Arc::new(Mangled::default());
         let mut faults = Vec::new();
-        let mut links: Vec<Vec<Box<dyn Link + Send>>> = Vec::new();
+        let mut links: Vec<Vec<Bare>> = Vec::new();
         for (shard, link) in (0..).zip(bare) {
             // The capture shows what is on the wire, so it lies below the faults.
-            let link = CaptureLink::new(link, Arc::clone(&capture));
+            let mut link: Bare = Box::new(CaptureLink::new(link, Arc::clone(&capture)));
+            if let Some(seed) = setup.mangle {
+                let count = Arc::clone(&mangled);
+                link = Box::new(MangleLink::new(link, seed ^ u64::from(shard), count));
+            }
             links.push(vec![match &setup.faults {
                 Some(plan) => {
                     let link = FaultLink::new(link, plan(shard));
                     faults.push(link.control());
                     Box::new(link)
                 }
-                None => Box::new(link),
+                None => link,
             }]);
         }
         let node = Node::start(&setup.node, links)?;
@@ -252,6 +269,7 @@ impl Site {
             vblade,
             disk,
             faults,
+            mangled,
             capture,
             port,
             lab,
