@@ -103,6 +103,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let id = self.requests.id(slot);
         let request = self.requests.get_mut(slot);
         let before = core::mem::replace(&mut request.state, RequestState::Over);
+        let suspect = request.suspect;
         let target = &mut self.targets[usize::from(request.target)];
         let completion = Completion {
             id,
@@ -124,6 +125,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         if matches!(completion.result, Ok(Outcome::Written)) {
             target.write_mark += 1;
+            // Some of it may have been acknowledged by the target's former life, and the owner have taken note of a loss since.
+            target.suspect = target.suspect.or(suspect);
         }
         self.events.push_back(completion);
         if self.config.stale_write_rule == StaleWriteRule::Off {
@@ -154,6 +157,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let request = self.requests.get_mut(slot);
         request.cursor = 0;
         request.done = 0;
+        request.suspect = None;
         let target = &mut self.targets[usize::from(request.target)];
         if request.state == RequestState::Issued {
             request.state = RequestState::Ready;
@@ -161,14 +165,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
     }
 
-    /// The target may have restarted: what it acknowledged and did not flush counts as lost (S7). An acknowledgement of its former
-    /// life may still be on its way, so writes under way count, too.
+    /// The target may have restarted: what it acknowledged and did not flush counts as lost (S7). WRITEs of which something was
+    /// sent count, too, even if none of it is under way: parts may be acknowledged, or be so by what is on its way.
     pub(super) fn suspect_restart(&mut self, target: u8, evidence: RestartEvidence) {
-        let under_way = (0..self.config.commands_max).any(|slot| {
-            let command = self.commands.get(slot);
-            let live = matches!(command.state, State::Flying | State::Resend);
-            live && command.kind == Kind::Write && command.target == target
-        });
+        let mut under_way = false;
+        for request in &mut self.requests.table {
+            let is_write = matches!(request.operation, Operation::Write { .. });
+            if request.is_open() && request.target == target && is_write && request.cursor > 0 {
+                request.suspect.get_or_insert(evidence);
+                under_way = true;
+            }
+        }
         let entry = &mut self.targets[usize::from(target)];
         entry.identify_due |= entry.phase == Phase::Up;
         let unflushed = entry.write_mark > entry.flushed_mark || under_way;

@@ -2,7 +2,7 @@
 
 use sandrail_wire::ata::SECTOR_BYTES;
 
-use super::api::{Operation, RequestId};
+use super::api::{Operation, RequestId, RestartEvidence};
 use super::list::{Linked, Links, List};
 use crate::time::Instant;
 
@@ -55,6 +55,8 @@ pub(super) struct RequestSlot<B> {
     pub(super) write_mark: u64,
     /// Whether its range is in the target's closed ranges.
     pub(super) closes: bool,
+    /// Why the target may have restarted since some of this WRITE was sent (S7).
+    pub(super) suspect: Option<RestartEvidence>,
 }
 
 impl<B> Linked for RequestSlot<B> {
@@ -87,6 +89,7 @@ impl<B> RequestSlot<B> {
             copies: 0,
             write_mark: 0,
             closes: false,
+            suspect: None,
         }
     }
 
