@@ -461,6 +461,8 @@ pub struct Counters {
     pub rx_used: u64,
     /// Not AoE (another ethertype, or no Ethernet header).
     pub rx_not_aoe: u64,
+    /// To another host's MAC.
+    pub rx_other_host: u64,
     /// Another VLAN than ours.
     pub rx_other_vlan: u64,
     /// AoE that could not be parsed.

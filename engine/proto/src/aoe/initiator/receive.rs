@@ -27,6 +27,7 @@ const ROGUE_NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 enum Verdict {
     Used,
     NotAoe,
+    OtherHost,
     OtherVlan,
     Malformed,
     Request,
@@ -67,6 +68,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         *match verdict {
             Verdict::Used => &mut counters.rx_used,
             Verdict::NotAoe => &mut counters.rx_not_aoe,
+            Verdict::OtherHost => &mut counters.rx_other_host,
             Verdict::OtherVlan => &mut counters.rx_other_vlan,
             Verdict::Malformed => &mut counters.rx_malformed,
             Verdict::Request => &mut counters.rx_request,
@@ -87,10 +89,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if ethernet.ethertype != EtherType::AOE {
             return Verdict::NotAoe;
         }
-        let ours = self.interfaces[usize::from(interface.0)]
-            .config
-            .vlan
-            .map_or(0, |tag| tag.id());
+        let local = &self.interfaces[usize::from(interface.0)].config;
+        // What a switch floods, or a capture lets through: an answer to another host's discovery would pass for an advertisement.
+        if ethernet.dst != local.mac && !ethernet.dst.is_multicast() {
+            return Verdict::OtherHost;
+        }
+        let ours = local.vlan.map_or(0, |tag| tag.id());
         let theirs = ethernet.vlans[0].map_or(0, |tag| tag.id());
         if ours != theirs || ethernet.vlans[1].is_some() {
             return Verdict::OtherVlan;
@@ -115,7 +119,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         };
         if repr.tag.0 == 0 {
             return match repr.body {
-                Body::Config(config) => self.on_advertisement(&heard, &config),
+                Body::Config(config) if repr.error.is_none() => {
+                    self.on_advertisement(&heard, &config)
+                }
                 _ => Verdict::StaleTag,
             };
         }
@@ -131,12 +137,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn on_response(&mut self, heard: &Heard<'_>, slot: u16, copy: u8) -> Verdict {
         let command = *self.commands.get(slot);
         let number = usize::from(command.target);
+        // A refusal may lack the fields: it tells nothing of a target.
+        let told = command.path == heard.interface.0 && heard.repr.error.is_none();
         match (command.kind, heard.repr.body) {
-            (Kind::Discover, Body::Config(config)) if command.path == heard.interface.0 => {
+            (Kind::Discover, Body::Config(config)) if told => {
                 self.on_sighting(heard, &config, false);
                 return Verdict::Used;
             }
-            (Kind::Attach, Body::Config(config)) if command.path == heard.interface.0 => {
+            (Kind::Attach, Body::Config(config)) if told => {
                 if heard.repr.addr != self.targets[number].addr {
                     return Verdict::WrongSource;
                 }
@@ -199,6 +207,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         self.commands.get_mut(slot).answered |= 1 << copy;
         self.time_answer(now, slot, copy);
+        // Before the sign of life, which releases the probe. A refusal may lack the fields: it tells nothing.
+        if matches!(command.kind, Kind::Probe | Kind::PayloadOut)
+            && heard.repr.error.is_none()
+            && let Body::Config(config) = heard.repr.body
+        {
+            self.on_config_told(now, command.target, &config);
+        }
         // A probe's answer frees the lingering, maybe this command: what is needed of it was copied above.
         self.on_sign(now, command.target, command.path, sign);
         let (generation, live) = (command.generation(), self.commands.get(slot));
@@ -418,11 +433,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let now = heard.now;
         let command = *self.commands.get(slot);
         match command.kind {
-            Kind::Probe => {
-                if let Body::Config(config) = heard.repr.body {
-                    self.on_config_told(now, command.target, &config);
-                }
-            }
+            // Its sign of life was all there is to it.
+            Kind::Probe => {}
             Kind::PayloadOut | Kind::PayloadIn => {
                 self.on_trial_answer(now, slot, heard.frame.len_bytes(), &heard.repr)
             }
@@ -592,6 +604,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         let Some(path) = self.targets[place].find_path(heard.interface, heard.src) else {
             self.on_new_path(heard.now, number, heard.interface, heard.src);
+            self.suspect_restart(number, RestartEvidence::Advertisement);
             return Verdict::Used;
         };
         self.targets[place].note_config(&self.config, config);
