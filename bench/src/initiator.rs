@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for way in &options.mix.links {
         for depth in &options.mix.depths {
             // A target of its own for each, so that none inherits what an earlier one left in its queues.
-            let site = Site::new()?;
+            let site = options.cores.site()?;
             let (mode, found) = match way {
                 Way::Packet => compare::<PacketLink>(options, &site, *way, *depth)?,
                 Way::XdpGeneric | Way::XdpNative => {

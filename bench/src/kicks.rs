@@ -132,7 +132,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut faults = Vec::new();
     for way in &options.mix.links {
         for depth in &options.mix.depths {
-            let site = Site::new()?;
+            let site = options.cores.site()?;
             let costs = match way {
                 Way::Packet => costs::<PacketLink>(options, &site, *way, *depth)?,
                 Way::XdpGeneric | Way::XdpNative => costs::<XdpLink>(options, &site, *way, *depth)?,

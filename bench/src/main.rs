@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use sandrail_bench::awake::Awake;
 use sandrail_bench::machine;
-use sandrail_bench::site::{Direction, Way};
+use sandrail_bench::site::{Direction, Site, Way};
 
 /// Load generator and rivals
 #[derive(Debug, Parser)]
@@ -41,7 +41,7 @@ struct Cores {
     /// Core of the target, and of a client on a thread of its own
     #[arg(long, default_value_t = 0)]
     target_core: usize,
-    /// Lets the target's core halt when it has nothing to do, instead of keeping it awake with an idle-class loop
+    /// Lets the target's core halt when it has nothing to do, instead of keeping it awake with a yielding thread
     #[arg(long)]
     let_halt: bool,
 }
@@ -55,7 +55,7 @@ impl Cores {
             if self.let_halt {
                 ""
             } else {
-                ", which an idle-class loop keeps from halting"
+                ", which a yielding thread keeps from halting and where vblade runs as SCHED_BATCH"
             }
         )
     }
@@ -67,6 +67,15 @@ impl Cores {
             Ok(None)
         } else {
             Awake::keep().map(Some)
+        }
+    }
+
+    /// A target in the class that goes with an awake core.
+    fn site(&self) -> anyhow::Result<Site> {
+        if self.let_halt {
+            Site::new()
+        } else {
+            Site::without_wakeup_interrupts()
         }
     }
 

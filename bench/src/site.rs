@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
+use std::process::Command;
 
 use anyhow::Context;
 use sandrail_lab::{BackingFile, Lab, Side, Vblade, VbladeOptions};
@@ -127,12 +128,35 @@ impl Site {
     /// # Errors
     /// The machine can't have them.
     pub fn new() -> anyhow::Result<Self> {
+        // As it is found: in the caller's scheduling class.
+        Self::with_class(None)
+    }
+
+    /// The same with the target in SCHED_BATCH, so that a frame makes it runnable without an interrupt to its core: whoever
+    /// runs there ([`crate::awake`]) gives way within a microsecond. On a virtual machine that interrupt costs more than
+    /// the round trip.
+    ///
+    /// # Errors
+    /// The machine can't have them, or `chrt` (util-linux) is missing.
+    pub fn without_wakeup_interrupts() -> anyhow::Result<Self> {
+        Self::with_class(Some("--batch"))
+    }
+
+    fn with_class(class: Option<&str>) -> anyhow::Result<Self> {
         let lab = wire()?;
         let disk = lab.backing_file(DISK_BYTES)?;
         fill(&mut disk.open()?).context("fill the disk")?;
         let mut options = VbladeOptions::new(7, 3, disk.path());
         options.buffer_count = Some(BUFFER_COUNT);
         let target = lab.vblade(options)?;
+        if let Some(class) = class {
+            let mut chrt = Command::new("chrt");
+            let status = chrt
+                .args([class, "--pid", "0", &target.pid().to_string()])
+                .status()
+                .context("start chrt (of util-linux)")?;
+            anyhow::ensure!(status.success(), "chrt {class}: {status}");
+        }
         Ok(Self { target, disk, lab })
     }
 

@@ -43,7 +43,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let _awake = options.cores.settle()?;
-    let site = Site::new()?;
+    let site = options.cores.site()?;
     options.cores.on_shard_core(|| match options.link {
         Way::Packet => alone::<PacketLink>(options, &site),
         Way::XdpGeneric | Way::XdpNative => alone::<XdpLink>(options, &site),
