@@ -145,3 +145,126 @@ fn frames_for_another_host_mean_nothing() {
     let flushed = Ok(Outcome::Flushed(Durability::Claimed));
     assert_eq!(flush(&mut bench, target), flushed);
 }
+
+/// The loop looks at the clock first when it sends, then asks whether a timer is due.
+#[test]
+fn writes_start_after_the_quarantine_whoever_looks_at_the_clock_first() {
+    let config = InitiatorConfig {
+        write_quarantine: ms(2000),
+        ..InitiatorConfig::default()
+    };
+    let mut bench = Bench::new(Disk::new(), config);
+    let target = bench.attach();
+    bench.write(target, 1, 1);
+    bench.now = bench.now + ms(1990);
+    assert!(bench.take_frames().is_empty());
+    assert!(
+        bench
+            .initiator
+            .poll_timeout()
+            .is_some_and(|due| due <= bench.now)
+    );
+    bench.run(ms(5));
+    assert_eq!(bench.result(), Ok(Outcome::Written));
+}
+
+/// Two paths, of which one dies with nothing to do: a flush that goes there comes to its end along the other.
+#[test]
+fn a_flush_does_not_stay_on_a_dead_path() {
+    let mut bench = Bench::with_interfaces(2, durable(), InitiatorConfig::default());
+    let target = bench.attach();
+    assert!(bench.initiator.target(target).unwrap().paths[1].is_some());
+    for dead in 0..2 {
+        bench.submit(target, Operation::Flush, Vec::new());
+        bench.run_while(ms(1000), |frame| interface_of(&frame[6..12]) != dead);
+        assert_eq!(bench.result(), Ok(Outcome::Flushed(Durability::Claimed)));
+        bench.run(ms(500));
+    }
+}
+
+/// A path goes silent while the only other one is being tried out: what hangs on it moves when the trial is over.
+#[test]
+fn requests_move_to_a_path_whose_trial_ends() {
+    let mut bench = Bench::with_interfaces(2, Disk::new(), InitiatorConfig::default());
+    let target = bench
+        .initiator
+        .attach(bench.now, ADDR, PinnedMacs::new(&[THEIRS]).unwrap())
+        .unwrap();
+    bench.run_while(ms(500), |frame| interface_of(&frame[6..12]) == 0);
+    bench.read(target, 0, 4);
+    let nothing = |_: &[u8]| false;
+    // The new path's first tries are lost, and the old path falls silent meanwhile.
+    bench.run_while(ms(100), nothing);
+    bench.give_on(1, &advertisement());
+    bench.run_while(ms(150), nothing);
+    let silent = |bench: &Bench, path: usize| {
+        bench.initiator.target(target).unwrap().paths[path]
+            .unwrap()
+            .silent
+    };
+    assert!(silent(&bench, 0));
+    bench.run_while(ms(1000), |frame| interface_of(&frame[6..12]) == 1);
+    assert_eq!(bench.result(), Ok(Outcome::Read));
+    assert!(silent(&bench, 0) && !silent(&bench, 1));
+}
+
+/// Probes to a target that is gone on all of its paths leave a small shard commands to serve another with.
+#[test]
+fn a_dead_target_leaves_commands_for_others() {
+    let config = InitiatorConfig {
+        commands_max: 128,
+        ..InitiatorConfig::default()
+    };
+    let mut bench = Bench::with_interfaces(8, Disk::new(), config);
+    bench.others.push(Disk {
+        addr: OTHER,
+        ..Disk::new()
+    });
+    let (dead, alive) = (bench.attach(), bench.attach_to(OTHER));
+    bench.read(dead, 0, 17);
+    bench.write(dead, 0, 1);
+    bench.run_while(ms(3000), |frame| frame[18] != ADDR.slot);
+    bench.read(alive, 0, 17);
+    bench.run_while(ms(100), |frame| frame[18] != ADDR.slot);
+    assert_eq!(bench.result(), Ok(Outcome::Read));
+}
+
+/// A stopped target finds a handful of reservations in its socket, not one for every timer.
+#[test]
+fn changes_do_not_pile_up_at_a_silent_target() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    let target = bench.attach();
+    let reserve = Operation::Reserve {
+        command: ReserveCommand::Set,
+        len_bytes: 6,
+    };
+    bench.submit(target, reserve, OURS.0.to_vec());
+    let mut copies = 0;
+    bench.run_while(ms(9000), |frame| {
+        copies += u32::from(frame[19] == 3);
+        false
+    });
+    assert!((2..=8).contains(&copies), "{copies}");
+}
+
+/// All tags must rest, and nothing else is due: the loop is woken when they have.
+#[test]
+fn a_shard_out_of_tags_is_woken() {
+    let config = InitiatorConfig {
+        commands_max: 128,
+        frame_lifetime: ms(60_000),
+        ..InitiatorConfig::default()
+    };
+    let mut bench = Bench::new(Disk::new(), config);
+    let target = bench.attach();
+    let mut commands = 0;
+    while bench.initiator.counters().tag_waits == 0 {
+        bench.read(target, 0, 1);
+        bench.pass(|_| true);
+        commands += 1;
+        assert!(commands < 600_000);
+    }
+    assert!(bench.done.len() < commands);
+    let due = bench.initiator.poll_timeout().unwrap();
+    assert!(due.saturating_since(bench.now) < Duration::from_secs(1));
+}

@@ -119,6 +119,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 gather_until: Some(now + GATHER),
             };
         }
+        self.count_paths();
     }
 
     fn begin_identify(&mut self, number: u8) {
@@ -203,6 +204,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             return;
         }
         if let Some(path) = target.add_path(&self.config, interface, mac, now) {
+            self.count_paths();
             self.begin_trial(now, number, path);
         }
     }

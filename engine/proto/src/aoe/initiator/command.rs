@@ -160,6 +160,8 @@ pub(super) struct Commands {
     pub(super) table: Vec<Command>,
     /// First in, first out: a slot's generations are used up as slowly as possible.
     free: List,
+    /// Probes under way.
+    probes: u16,
     shard: u8,
     /// How long no tag may come back: a frame's lifetime in the network, and as long again for the time that a frame may wait in
     /// a transmit ring, which [`Command::half_sent_at`] does not know.
@@ -183,6 +185,7 @@ impl Commands {
         Self {
             table,
             free,
+            probes: 0,
             shard,
             tag_rest: frame_lifetime * 2,
         }
@@ -190,6 +193,10 @@ impl Commands {
 
     pub(super) const fn free(&self) -> u16 {
         self.free.len()
+    }
+
+    pub(super) const fn probes(&self) -> u16 {
+        self.probes
     }
 
     pub(super) fn get(&self, slot: u16) -> &Command {
@@ -243,6 +250,7 @@ impl Commands {
                 state,
                 ..Command::FREE
             };
+            self.probes += u16::from(kind == Kind::Probe);
             return Some(slot);
         }
         None
@@ -253,6 +261,8 @@ impl Commands {
         let command = self.get_mut(slot);
         assert_ne!(command.state, State::Free, "released twice");
         command.state = State::Free;
+        let was_probe = command.kind == Kind::Probe;
+        self.probes -= u16::from(was_probe);
         self.free.push_back(&mut self.table, slot);
     }
 }

@@ -241,6 +241,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         entry.phase = Phase::Free;
         entry.paths = [None; super::config::PATHS_MAX];
         self.in_use &= !(1 << target);
+        self.count_paths();
+    }
+
+    /// To be called when a path came or went.
+    pub(super) fn count_paths(&mut self) {
+        let paths = self
+            .targets
+            .iter()
+            .map(|t| t.paths.iter().flatten().count());
+        self.paths_in_use = u16::try_from(paths.sum::<usize>()).unwrap_or(u16::MAX);
     }
 
     /// Whether an operation's copies are counted.

@@ -58,12 +58,17 @@ pub struct Initiator<B> {
     notices: VecDeque<Notice>,
     /// No open request has an earlier deadline.
     deadline_floor: Option<Instant>,
+    /// When to look again whether a tag has rested.
+    tags_at: Option<Instant>,
     /// Before this, WRITEs wait for copies of an earlier life.
     writes_open_at: Instant,
+    /// The timers have not seen that moment yet: what waits for it was not woken.
+    quarantined: bool,
     /// When we last looked at the clock: silence while we did not is our own.
     last_called: Instant,
     /// A bit for each place in `targets` that is not free.
     in_use: u64,
+    paths_in_use: u16,
     /// Where the search for something to send begins, so that no target starves.
     next_target: u32,
     scratch: Box<[u8; transmit::SCRATCH_BYTES]>,
@@ -107,9 +112,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             events: VecDeque::with_capacity(requests_max),
             notices: VecDeque::with_capacity(NOTICES_MAX),
             deadline_floor: None,
+            tags_at: None,
             writes_open_at: now + config.write_quarantine,
+            quarantined: !config.write_quarantine.is_zero(),
             last_called: now,
             in_use: 0,
+            paths_in_use: 0,
             next_target: 0,
             scratch: Box::new([0; transmit::SCRATCH_BYTES]),
             counters: Counters::default(),

@@ -115,7 +115,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         };
         let device_sectors = u16::try_from(target.sectors()).unwrap_or(u16::MAX);
         let slot = if before == NONE {
-            let slot = self.commands.allocate(now, kind, State::Loose)?;
+            let slot = self.allocate(now, kind, State::Loose)?;
             let command = self.commands.get_mut(slot);
             command.target = number;
             command.path = path_number;
@@ -193,6 +193,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             self.notice(Notice::PayloadChanged(TargetId(number), info));
         }
         self.on_path_sized(number);
+        self.take_over_from_silent(now, number, path_number);
     }
 
     /// Data was answered on a path whose trial could not READ: now it can.

@@ -314,8 +314,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         self.detect_losses(number, path_number);
     }
 
-    /// A path is back: what hangs on others that are silent goes this way.
-    fn take_over_from_silent(&mut self, now: Instant, number: u8, path_number: u8) {
+    /// A path is back, or its trial over: what hangs on others that are silent goes this way.
+    pub(super) fn take_over_from_silent(&mut self, now: Instant, number: u8, path_number: u8) {
         if !self.targets[usize::from(number)]
             .path(path_number)
             .is_usable()

@@ -26,6 +26,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             left &= left - 1;
             self.target_timers(now, number);
         }
+        self.tags_at = self.tags_at.filter(|at| *at > now);
+        self.quarantined &= now < self.writes_open_at;
         if self.deadline_floor.is_some_and(|floor| floor <= now) {
             self.expire(now);
         }
@@ -35,7 +37,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn target_timers(&mut self, now: Instant, number: u8) {
         let place = usize::from(number);
         self.attach_timers(now, number);
-        if now >= self.writes_open_at && !self.targets[place].waiting.is_empty() {
+        if self.quarantined && now >= self.writes_open_at {
             self.wake_waiting(now, number);
         }
         for path in 0..self.targets[place].paths.len() {
@@ -54,12 +56,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             left &= left - 1;
             due = earlier(due, self.target_due(target));
         }
-        earlier(due, self.deadline_floor)
+        earlier(earlier(due, self.tags_at), self.deadline_floor)
     }
 
     fn target_due(&self, target: &Target) -> Option<Instant> {
-        let quarantine = (!target.waiting.is_empty() && self.last_called < self.writes_open_at)
-            .then_some(self.writes_open_at);
+        let quarantine =
+            (!target.waiting.is_empty() && self.quarantined).then_some(self.writes_open_at);
         let paths = target
             .paths
             .iter()
@@ -75,6 +77,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             add(at);
         }
         if !path.silent {
+            if let Some(at) = self.hushed_at(target, path) {
+                add(at);
+            }
             if let Some(trial) = &path.trial {
                 add(trial.next_try_at);
             }
@@ -118,6 +123,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             .then_some(if waits { path.probed_at } else { since } + self.config.probe_interval)
     }
 
+    /// When a path on which no data flies is silent: probes in a row went unanswered, for as long as a restart takes. A flush must not
+    /// stay on a dead path while another lives, nor copies of a change pile up at a stopped target.
+    fn hushed_at(&self, target: &Target, path: &Path) -> Option<Instant> {
+        let probes = self.config.probe_interval * u32::from(SILENT_AFTER_TIMEOUTS);
+        let asked = target.phase == Phase::Up && path.flying.is_empty() && path.is_waiting();
+        asked.then(|| path.quiet_since + probes.max(self.config.restart_silence))
+    }
+
     fn path_timers(&mut self, now: Instant, number: u8, path_number: u8) {
         let target = &self.targets[usize::from(number)];
         let path = target.path(path_number);
@@ -126,8 +139,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 .path_mut(path_number)
                 .want_probe(now);
         }
-        if self.targets[usize::from(number)].path(path_number).silent {
+        let target = &self.targets[usize::from(number)];
+        let path = target.path(path_number);
+        if path.silent {
             return;
+        }
+        // With the clock as of the last call: answers that came while we slept are taken in first.
+        if self
+            .hushed_at(target, path)
+            .is_some_and(|at| at <= self.last_called)
+        {
+            return self.go_silent(now, number, path_number);
         }
         self.trial_timers(now, number, path_number);
         self.slow_timers(now, number, path_number);

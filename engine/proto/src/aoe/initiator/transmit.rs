@@ -1,5 +1,6 @@
 //! What to send next, and its bytes.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
 use sandrail_wire::aoe::{
@@ -23,6 +24,8 @@ pub(super) const SCRATCH_BYTES: usize = 22 + 10 + 4 + 255 * 8;
 const HEADER_BYTES_MAX: usize = 64;
 /// Copies of WRITEs that may wait in a link for their completion.
 const WRITE_LOG_MAX: usize = 8192;
+/// When all tags must rest, whether one has rested is looked up this often.
+const TAG_RETRY: Duration = Duration::from_millis(1);
 /// Filler of a config query that is to be as long as a WRITE: 255 sectors.
 static FILLER: [u8; 255 * SECTOR_BYTES] = [0; 255 * SECTOR_BYTES];
 
@@ -166,9 +169,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         None
     }
 
+    /// A fresh command. When all tags must rest, a timer is set: nothing else may be due before they have.
+    pub(super) fn allocate(&mut self, now: Instant, kind: Kind, state: State) -> Option<u16> {
+        let slot = self.commands.allocate(now, kind, state);
+        if slot.is_none() {
+            self.counters.tag_waits += 1;
+            self.tags_at = Some(now + TAG_RETRY);
+        }
+        slot
+    }
+
     fn decide_discover(&mut self, now: Instant, interface: InterfaceId) -> Option<Decided> {
         let before = self.interfaces[usize::from(interface.0)].discover_slot;
-        let slot = self.commands.allocate(now, Kind::Discover, State::Loose)?;
+        let slot = self.allocate(now, Kind::Discover, State::Loose)?;
         if before != NONE {
             self.commands.release(before);
         }
@@ -184,7 +197,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let place = usize::from(interface.0);
         let mut slot = self.targets[usize::from(number)].ask_slots[place];
         if slot == NONE || self.commands.get(slot).copies == COPIES_MAX {
-            let fresh = self.commands.allocate(now, Kind::Attach, State::Loose)?;
+            let fresh = self.allocate(now, Kind::Attach, State::Loose)?;
             if slot != NONE {
                 self.commands.release(slot);
             }
@@ -235,7 +248,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if path.probe_at.is_none_or(|at| at > now) {
             return None;
         }
-        let slot = self.commands.allocate(now, Kind::Probe, State::Loose)?;
+        let mut slot = self.allocate(now, Kind::Probe, State::Loose);
+        if slot.is_none() && self.commands.free() == 0 {
+            self.forget_probes(number, path_number, 0);
+            slot = self.allocate(now, Kind::Probe, State::Loose);
+        }
+        let slot = slot?;
         let command = self.commands.get_mut(slot);
         command.target = number;
         command.path = path_number;
@@ -245,25 +263,42 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         path.probe_at = None;
         path.probed_at = now;
-        let oldest = path.probes[0];
+        // Filled from the end, so that the oldest are at the front.
+        let oldest = core::mem::replace(&mut path.probes[0], slot);
         path.probes.rotate_left(1);
-        // The list is filled from its end, so that what falls out at its front is the oldest.
-        if let Some(last) = path.probes.last_mut() {
-            *last = slot;
-        }
         let dst = path.mac;
         if oldest != NONE {
             self.commands.release(oldest);
         }
+        // All paths' probes together stay within what is kept back for them.
+        let share = (PROBE_COMMANDS / self.paths_in_use.max(1)).max(1);
+        self.forget_probes(number, path_number, usize::from(share));
         self.counters.tx_probes += 1;
         Some(self.stamped(now, slot, dst))
     }
 
+    /// Gives up a path's unanswered probes but for the newest `keep`.
+    fn forget_probes(&mut self, number: u8, path_number: u8, keep: usize) {
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        let old = path.probes.len().saturating_sub(keep);
+        for place in &mut path.probes[..old] {
+            if *place != NONE {
+                self.commands.release(core::mem::replace(place, NONE));
+            }
+        }
+    }
+
+    /// Commands that data must leave to probes: those kept back and not used for them already.
+    fn probe_reserve(&self) -> u16 {
+        let wanted = PROBE_COMMANDS
+            .max(self.paths_in_use)
+            .min(self.config.commands_max / 2);
+        wanted.saturating_sub(self.commands.probes())
+    }
+
     /// An IDENTIFY of our own: at the attach, and after a restart or a silence, since the disk may have another size.
     fn decide_identify(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
-        let slot = self
-            .commands
-            .allocate(now, Kind::OwnIdentify, State::Slow)?;
+        let slot = self.allocate(now, Kind::OwnIdentify, State::Slow)?;
         let target = &mut self.targets[usize::from(number)];
         target.identify_out = true;
         Some(self.launch(now, slot, number, path_number))
@@ -301,7 +336,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let target = &self.targets[usize::from(number)];
         let request = target.ready.head();
         let kind = self.kind_of_request(request);
-        if self.commands.free() <= PROBE_COMMANDS
+        if self.commands.free() <= self.probe_reserve()
             || (kind.is_closing() && !self.may_send_closing(number, path_number))
         {
             return None;
@@ -311,10 +346,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         } else {
             State::Slow
         };
-        let Some(slot) = self.commands.allocate(now, kind, state) else {
-            self.counters.tag_waits += 1;
-            return None;
-        };
+        let slot = self.allocate(now, kind, state)?;
         let target = &mut self.targets[usize::from(number)];
         let payload = target.path(path_number).payload_sectors;
         let entry = self.requests.get_mut(request);
