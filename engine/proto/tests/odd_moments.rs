@@ -9,7 +9,7 @@ use core::time::Duration;
 use bench::{ADDR, Bench, Disk, OURS, THEIRS, WIRE, advertisement, interface_of, ours};
 use sandrail_proto::aoe::initiator::*;
 use sandrail_wire::aoe::ReserveCommand;
-use sandrail_wire::{Lba, MacAddr, TargetAddr};
+use sandrail_wire::{FrameRef, MacAddr, TargetAddr};
 
 const OTHER: TargetAddr = TargetAddr { shelf: 7, slot: 4 };
 
@@ -208,6 +208,101 @@ fn requests_move_to_a_path_whose_trial_ends() {
     assert!(silent(&bench, 0) && !silent(&bench, 1));
 }
 
+/// A disk of 48-bit addresses comes back as a small one of 28 bits while a WRITE beyond that is under way.
+#[test]
+fn a_disk_that_shrinks_under_a_command_is_no_panic() {
+    let huge = 1_u64 << 30;
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    let grow = |bench: &mut Bench| {
+        let frames = bench.take_frames();
+        for frame in frames {
+            let Some(mut reply) = bench.serve(&frame) else {
+                continue;
+            };
+            if frame[19] == 0 && frame[27] == 0xec && !bench.disk.lba28 {
+                reply[36 + 200..36 + 208].copy_from_slice(&huge.to_le_bytes());
+            }
+            bench.give(&reply);
+        }
+    };
+    let target = bench
+        .initiator
+        .attach(bench.now, ADDR, PinnedMacs::first_to_answer())
+        .unwrap();
+    for _ in 0..200 {
+        bench.advance(ms(1));
+        grow(&mut bench);
+    }
+    bench.write(target, huge - 1, 1);
+    assert_eq!(bench.take_frames().len(), 1, "lost");
+    bench.disk.lba28 = true;
+    bench.give(&advertisement());
+    for _ in 0..3 {
+        // The resent WRITE is kept from the disk, which does not have that sector.
+        for frame in bench.take_frames() {
+            if frame[27] == 0xec || frame[19] == 1 {
+                let reply = bench.serve(&frame).unwrap();
+                bench.give(&reply);
+            }
+        }
+        bench.advance(ms(120));
+    }
+    assert_eq!(
+        bench.initiator.target(target).unwrap().identify.sectors,
+        256
+    );
+}
+
+/// An IDENTIFY answer that is cut short is dropped like any other; the next one counts.
+#[test]
+fn a_short_identify_does_not_fail_the_attach() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    let target = bench
+        .initiator
+        .attach(bench.now, ADDR, PinnedMacs::first_to_answer())
+        .unwrap();
+    let (mut cut, mut given) = (0, 0);
+    for _ in 0..200 {
+        bench.advance(ms(1));
+        for frame in bench.take_frames() {
+            let Some(mut reply) = bench.serve(&frame) else {
+                continue;
+            };
+            // Every data frame comes one byte short the first time.
+            if reply.len() > 36 && cut < 2 {
+                reply.pop();
+                cut += 1;
+            }
+            bench.give(&reply);
+            given += 1;
+        }
+    }
+    assert!(bench.initiator.target(target).is_some());
+    let counters = bench.initiator.counters();
+    assert_eq!(counters.rx_short_data, 2);
+    assert_eq!(counters.rx_used + counters.rx_short_data, given);
+}
+
+/// A link that takes one frame at a time, and a target that answers each at once: the other target has its turn, too.
+#[test]
+fn a_fast_target_does_not_starve_another() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    bench.others.push(Disk {
+        addr: OTHER,
+        ..Disk::new()
+    });
+    let (fast, other) = (bench.attach(), bench.attach_to(OTHER));
+    bench.read(fast, 0, 200);
+    bench.read(other, 0, 17);
+    bench.read(fast, 0, 200);
+    for _ in 0..6 {
+        let frame = bench.take_frame_of(0).unwrap();
+        let reply = bench.serve(&frame).unwrap();
+        bench.give(&reply);
+    }
+    assert!(bench.done.iter().any(|done| done.target == other));
+}
+
 /// Probes to a target that is gone on all of its paths leave a small shard commands to serve another with.
 #[test]
 fn a_dead_target_leaves_commands_for_others() {
@@ -247,6 +342,86 @@ fn changes_do_not_pile_up_at_a_silent_target() {
     assert!((2..=8).contains(&copies), "{copies}");
 }
 
+/// The first sector can't be read: the path's payload stays unproven, and is not proven anew after every command.
+#[test]
+fn an_unreadable_first_sector_does_not_bring_endless_trials() {
+    let disk = Disk {
+        bad_first_sector: true,
+        ..Disk::new()
+    };
+    let mut bench = Bench::new(disk, InitiatorConfig::default());
+    let target = bench.attach();
+    let before = bench.initiator.counters().tx_frames;
+    for lba in 1..101 {
+        bench.read(target, lba, 1);
+        bench.run(ms(1));
+        assert_eq!(bench.result(), Ok(Outcome::Read));
+    }
+    let frames = bench.initiator.counters().tx_frames - before;
+    assert!(frames < 150, "{frames} frames for 100 sectors");
+}
+
+/// A target that restarts with less room for a frame: the path is tried again, and requests are cut anew.
+#[test]
+fn a_target_that_takes_less_than_before_gets_less() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    let target = bench.attach();
+    bench.disk.sectors_max = 2;
+    let mut told = advertisement();
+    told[28] = 2;
+    bench.give(&told);
+    bench.write_sectors(target, 0, 20, 7);
+    bench.run(ms(200));
+    assert_eq!(bench.result(), Ok(Outcome::Written));
+    let path = bench.initiator.target(target).unwrap().paths[0].unwrap();
+    assert_eq!(path.payload_sectors, 2);
+}
+
+/// Strangers' advertisements do not displace the news of our own attach.
+#[test]
+fn strangers_do_not_displace_notices_that_matter() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    for host in 0..1000_u16 {
+        let mut frame = advertisement();
+        frame[6..12].copy_from_slice(&MacAddr([2, 0, 0, 7, (host >> 8) as u8, host as u8]).0);
+        frame[18] = 9;
+        let frame = FrameRef::new(&frame);
+        bench.initiator.handle_frame(bench.now, WIRE, &frame);
+    }
+    let id = bench
+        .initiator
+        .attach(bench.now, ADDR, PinnedMacs::first_to_answer())
+        .unwrap();
+    // Nobody fetches notices while the attach fails.
+    bench.now = bench.now + ms(3000);
+    bench.initiator.handle_timeout(bench.now);
+    bench.collect();
+    let failed = |n: &Notice| matches!(n, Notice::AttachFailed(target, ..) if *target == id);
+    assert!(bench.notices.iter().any(failed));
+}
+
+/// A station whose second interface answers late, or was asked by an owner who looks for more paths, gains that path.
+#[test]
+fn a_pinned_station_gains_the_path_that_a_discovery_finds() {
+    let mut bench = Bench::with_interfaces(2, Disk::new(), InitiatorConfig::default());
+    let target = bench
+        .initiator
+        .attach(bench.now, ADDR, PinnedMacs::new(&[THEIRS]).unwrap())
+        .unwrap();
+    bench.run_while(ms(500), |frame| interface_of(&frame[6..12]) == 0);
+    let paths = |bench: &Bench| {
+        let info = bench.initiator.target(target).unwrap();
+        info.paths.iter().flatten().count()
+    };
+    assert_eq!(paths(&bench), 1);
+    bench.initiator.discover(bench.now);
+    bench.run(ms(500));
+    assert_eq!(paths(&bench), 2);
+    let found = bench.initiator.target(target).unwrap().paths[1].unwrap();
+    assert_eq!(found.interface, InterfaceId(interface_of(&ours(1).0)));
+    assert_eq!(found.payload_sectors, 17);
+}
+
 /// All tags must rest, and nothing else is due: the loop is woken when they have.
 #[test]
 fn a_shard_out_of_tags_is_woken() {
@@ -267,4 +442,31 @@ fn a_shard_out_of_tags_is_woken() {
     assert!(bench.done.len() < commands);
     let due = bench.initiator.poll_timeout().unwrap();
     assert!(due.saturating_since(bench.now) < Duration::from_secs(1));
+}
+
+/// A control frame longer than the MTU would be refused by every link.
+#[test]
+fn a_list_longer_than_a_frame_is_refused() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    let target = bench.attach();
+    let interface = InterfaceConfig {
+        mac: OURS,
+        mtu_bytes: 1500,
+        vlan: None,
+    };
+    let now = bench.now;
+    bench.initiator = Initiator::new(InitiatorConfig::default(), &[interface], 1, now).unwrap();
+    assert_eq!(bench.attach(), target);
+    let edit = |directives: u16| Request {
+        target,
+        operation: Operation::MaskEdit {
+            len_bytes: directives * 8,
+        },
+        buffer: vec![0; 2040],
+        timeout: ms(100),
+        user: 0,
+    };
+    assert!(bench.initiator.submit(now, edit(185)).is_ok());
+    let refused = bench.initiator.submit(now, edit(186)).unwrap_err();
+    assert_eq!(refused.error, SubmitError::BufferLength { len_bytes: 2040 });
 }

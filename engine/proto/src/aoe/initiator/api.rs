@@ -168,7 +168,8 @@ pub enum SubmitError {
         /// The device's size.
         device_sectors: u64,
     },
-    /// The buffer is no whole number of sectors, empty, or too small for what it must hold.
+    /// The buffer is no whole number of sectors, empty, or too small for what it must hold; or a control operation's list is longer
+    /// than a frame.
     #[error("buffer of {len_bytes} bytes does not fit the operation")]
     BufferLength {
         /// Its length.
@@ -489,7 +490,7 @@ pub struct Counters {
     pub tx_copies: u64,
     /// Probes among them.
     pub tx_probes: u64,
-    /// Retransmission timeouts.
+    /// Commands taken for lost: by their timer, or since a frame sent later was answered.
     pub timeouts: u64,
     /// Those that an answer to the earlier copy showed to be premature.
     pub timeouts_spurious: u64,

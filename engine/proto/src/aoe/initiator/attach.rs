@@ -88,6 +88,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     ) {
         let target = &mut self.targets[usize::from(number)];
         let Phase::Asking { gather_until } = target.phase else {
+            if target.pinned.contains(mac) {
+                return self.on_new_path(now, number, interface, mac);
+            }
             let addr = target.addr;
             self.tell_rogue(now, addr, mac, interface);
             return;
@@ -191,7 +194,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         self.notice(Notice::Attached(TargetId(number)));
     }
 
-    /// A pinned MAC was heard where it had not been before.
+    /// A pinned MAC was heard, perhaps where it had not been before.
     pub(super) fn on_new_path(
         &mut self,
         now: Instant,
@@ -200,12 +203,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         mac: MacAddr,
     ) {
         let target = &mut self.targets[usize::from(number)];
-        if !matches!(target.phase, Phase::Up | Phase::Sizing) {
+        let known = target.find_path(interface, mac).is_some();
+        if known || !matches!(target.phase, Phase::Up | Phase::Sizing | Phase::Identifying) {
             return;
         }
+        let identified = target.identify.is_some();
         if let Some(path) = target.add_path(&self.config, interface, mac, now) {
             self.count_paths();
-            self.begin_trial(now, number, path);
+            // Before that, the trial begins with IDENTIFY's answer.
+            if identified {
+                self.begin_trial(now, number, path);
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ pub struct InitiatorConfig {
     pub probe_interval: Duration,
     /// A silence as long as this, while something was asked, may hide a restart: what was not flushed counts as lost (S7).
     pub restart_silence: Duration,
-    /// How long an attach waits for a first answer and, without pinned MACs, for a second, contradicting one.
+    /// How long an attach may take, from the first question to the last trial. Paths not tried out by then are tried on.
     pub attach_timeout: Duration,
     /// How foreign targets work through their frames.
     pub target_order: TargetOrder,

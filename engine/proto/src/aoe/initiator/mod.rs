@@ -39,11 +39,11 @@ use crate::time::Instant;
 use command::{Commands, Kind};
 use list::NONE;
 use ranges::ClosedRanges;
-use request::{RequestState, Requests, extent};
+use request::{RequestState, Requests, control_bytes, extent};
 use target::{Phase, Target};
 use transmit::Interface;
 
-/// Notices kept for an owner that does not fetch them.
+/// Notices kept for an owner that does not fetch them; half of them for what strangers send.
 const NOTICES_MAX: usize = 256;
 
 /// One shard's AoE initiator. `B` is the owner's buffer, moved in with a request and back out with its completion.
@@ -239,6 +239,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let len_bytes = request.buffer.as_ref().len();
         let (lba, sectors) =
             extent(request.operation, len_bytes).ok_or(SubmitError::BufferLength { len_bytes })?;
+        let mtu_bytes = self.interfaces.iter().map(|i| i.config.mtu_bytes).min();
+        if control_bytes(request.operation) > mtu_bytes.unwrap_or(0) {
+            return Err(SubmitError::BufferLength { len_bytes });
+        }
         let end = lba.saturating_add(u64::from(sectors));
         let is_data = matches!(
             request.operation,
@@ -391,7 +395,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     fn notice(&mut self, notice: Notice) {
-        if self.notices.len() == NOTICES_MAX {
+        let of_strangers = matches!(notice, Notice::Seen(_) | Notice::Rogue { .. });
+        let room = if of_strangers {
+            NOTICES_MAX / 2
+        } else {
+            NOTICES_MAX
+        };
+        if self.notices.len() >= room {
             self.counters.notices_lost += 1;
             return;
         }

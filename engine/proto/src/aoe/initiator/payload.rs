@@ -1,21 +1,26 @@
 //! Which payload a path carries, tried both ways: switches and targets with a smaller MTU than ours swallow long
 //! frames without a word.
 
+use core::time::Duration;
+
 use sandrail_wire::MacAddr;
 use sandrail_wire::aoe::{Body, Repr, sectors_by_mtu};
-use sandrail_wire::ata::{self, SECTOR_BYTES};
+use sandrail_wire::ata;
 
 use super::Initiator;
 use super::api::{Notice, TargetId};
 use super::command::{Kind, State};
+use super::config::PATHS_MAX;
 use super::list::NONE;
-use super::path::PayloadTrial;
+use super::path::{Path, PayloadTrial};
 use super::receive::SHORT_SECTORS;
 use super::target::Phase;
 use crate::time::Instant;
 
 /// Frames lost by chance should not cost the path its payload: at 5 % loss each way, all tries of one size fail once in 10^4.
 const TRIES_MAX: u8 = 4;
+/// A trial that could not READ is not repeated sooner.
+const TRIAL_REST: Duration = Duration::from_secs(1);
 /// Copies of a long command, unanswered while other frames were, that make its length suspicious.
 const SUSPICIOUS_COPIES: u8 = 4;
 
@@ -142,13 +147,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     /// A long frame got through: ours (its answer is here), or the target's (here it is).
-    pub(super) fn on_trial_answer(
-        &mut self,
-        now: Instant,
-        slot: u16,
-        frame_bytes: usize,
-        repr: &Repr<'_>,
-    ) {
+    pub(super) fn on_trial_answer(&mut self, now: Instant, slot: u16, repr: &Repr<'_>) {
         let command = *self.commands.get(slot);
         let path = self.targets[usize::from(command.target)].path_mut(command.path);
         let Some(trial) = path.trial.as_mut() else {
@@ -159,10 +158,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         } else {
             let ok = repr.error.is_none()
                 && matches!(repr.body, Body::Ata(ata) if ata::status_ok(ata.command_status));
-            if ok && frame_bytes < usize::from(command.count) * SECTOR_BYTES {
-                self.counters.rx_short_data += 1;
-                return;
-            }
             trial.in_answered = true;
             path.payload_unverified = !ok;
         }
@@ -199,8 +194,28 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// Data was answered on a path whose trial could not READ: now it can.
     pub(super) fn on_data_answered(&mut self, now: Instant, number: u8, path_number: u8) {
         let path = self.targets[usize::from(number)].path(path_number);
-        if path.payload_unverified && path.trial.is_none() {
+        // A READ may fail for other reasons than a reservation, an unreadable sector, and data goes on all the same.
+        let rested = now.saturating_since(path.long_heard_at) >= TRIAL_REST;
+        if path.payload_unverified && path.trial.is_none() && rested {
             self.begin_trial(now, number, path_number);
+        }
+    }
+
+    /// A target that takes fewer sectors than before would refuse what its paths carry: they are tried anew.
+    pub(super) fn heed_sectors_max(&mut self, now: Instant, number: u8) {
+        let target = &self.targets[usize::from(number)];
+        let most = u16::from(target.sectors_max);
+        if target.phase != Phase::Up {
+            return;
+        }
+        for path in 0..PATHS_MAX {
+            let too_long = |path: &Path| path.payload_sectors > most && path.trial.is_none();
+            if self.targets[usize::from(number)].paths[path]
+                .as_ref()
+                .is_some_and(too_long)
+            {
+                self.begin_trial(now, number, u8::try_from(path).expect("PATHS_MAX fits"));
+            }
         }
     }
 

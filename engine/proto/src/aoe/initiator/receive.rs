@@ -196,14 +196,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             _ => Sign::Answer,
         };
         // Data that is not all there is no answer: the copy may still be answered properly.
-        if command.kind == Kind::Read
-            && command.state != State::Lingering
-            && heard.repr.error.is_none()
+        if heard.repr.error.is_none()
             && let Body::Ata(ata) = heard.repr.body
             && ata::status_ok(ata.command_status)
-            && !self.take_data(heard, slot)
         {
-            return Verdict::ShortData;
+            let sectors = match command.kind {
+                Kind::Read | Kind::PayloadIn => command.count,
+                Kind::Identify | Kind::OwnIdentify => 1,
+                _ => 0,
+            };
+            let need_bytes = heard.data_offset + usize::from(sectors) * SECTOR_BYTES;
+            let short = sectors > 0 && heard.frame.len_bytes() < need_bytes;
+            if short || (command.kind == Kind::Read && !self.take_data(heard, slot)) {
+                return Verdict::ShortData;
+            }
         }
         self.commands.get_mut(slot).answered |= 1 << copy;
         self.time_answer(now, slot, copy);
@@ -435,9 +441,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         match command.kind {
             // Its sign of life was all there is to it.
             Kind::Probe => {}
-            Kind::PayloadOut | Kind::PayloadIn => {
-                self.on_trial_answer(now, slot, heard.frame.len_bytes(), &heard.repr)
-            }
+            Kind::PayloadOut | Kind::PayloadIn => self.on_trial_answer(now, slot, &heard.repr),
             Kind::OwnIdentify => {
                 self.end_command(now, slot);
                 let mut data = [0; SECTOR_BYTES];
@@ -577,9 +581,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let attached = |target: &super::target::Target| {
             target.phase == Phase::Up && target.addr == sighting.addr
         };
-        if let Some(target) = self.targets.iter().find(|target| attached(target))
-            && !target.pinned.contains(sighting.mac)
-        {
+        let Some(place) = self.targets.iter().position(attached) else {
+            return;
+        };
+        if self.targets[place].pinned.contains(sighting.mac) {
+            let number = u8::try_from(place).expect("TARGETS_MAX fits");
+            self.on_new_path(heard.now, number, sighting.interface, sighting.mac);
+        } else {
             self.tell_rogue(heard.now, sighting.addr, sighting.mac, sighting.interface);
         }
     }
@@ -608,16 +616,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             return Verdict::Used;
         };
         self.targets[place].note_config(&self.config, config);
+        self.heed_sectors_max(heard.now, number);
         self.on_sign(heard.now, number, path, Sign::Advertisement);
         self.suspect_restart(number, RestartEvidence::Advertisement);
         Verdict::Used
     }
 
     /// A pinned MAC answered a probe: does it still say the same of itself?
-    fn on_config_told(&mut self, _now: Instant, number: u8, config: &ConfigRepr<'_>) {
-        if self.targets[usize::from(number)].note_config(&self.config, config) {
+    fn on_config_told(&mut self, now: Instant, number: u8, config: &ConfigRepr<'_>) {
+        let changed = self.targets[usize::from(number)].note_config(&self.config, config);
+        if changed {
             self.suspect_restart(number, RestartEvidence::ConfigChanged);
         }
+        self.heed_sectors_max(now, number);
     }
 
     pub(super) fn tell_rogue(

@@ -1,5 +1,6 @@
 //! Requests from acceptance until the last copy of their writes is accounted for.
 
+use sandrail_wire::aoe::AOE_HEADER_BYTES;
 use sandrail_wire::ata::SECTOR_BYTES;
 
 use super::api::{Operation, RequestId, RestartEvidence};
@@ -131,6 +132,17 @@ pub(super) fn extent(operation: Operation, len_bytes: usize) -> Option<(u64, u32
             fits.then_some((CHANGE_SECTOR + 2, 1))
         }
     }
+}
+
+/// Bytes behind the Ethernet header of a control operation's frame; 0 for the others, which fit any MTU or are cut to it.
+pub(super) fn control_bytes(operation: Operation) -> usize {
+    let (fixed, used) = match operation {
+        Operation::Config { len_bytes, .. } => (8, len_bytes),
+        Operation::MaskEdit { len_bytes } => (4, len_bytes),
+        Operation::Reserve { len_bytes, .. } => (2, len_bytes),
+        _ => return 0,
+    };
+    AOE_HEADER_BYTES + fixed + usize::from(used)
 }
 
 /// All requests of a shard.

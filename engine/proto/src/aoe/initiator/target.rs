@@ -44,6 +44,8 @@ pub(super) struct Target {
     pub(super) firmware: u16,
     pub(super) sectors_max: u8,
     pub(super) paths: [Option<Path>; PATHS_MAX],
+    /// Where the search for a path with something to send begins, so that none starves.
+    pub(super) next_path: u8,
     /// Requests with something never sent.
     pub(super) ready: List,
     /// Writes whose range is closed.
@@ -78,6 +80,7 @@ impl Target {
             firmware: 0,
             sectors_max: 0,
             paths: [None; PATHS_MAX],
+            next_path: 0,
             ready: List::EMPTY,
             waiting: List::EMPTY,
             ranges: ClosedRanges::with_capacity(0),

@@ -12,7 +12,7 @@ use sandrail_wire::{EtherType, Lba, MacAddr, TargetAddr};
 
 use super::api::{InterfaceId, Operation};
 use super::command::{COPIES_MAX, Kind, State};
-use super::config::{InterfaceConfig, PROBE_COMMANDS};
+use super::config::{InterfaceConfig, PATHS_MAX, PROBE_COMMANDS};
 use super::list::NONE;
 use super::request::RequestState;
 use super::{Initiator, kind_of};
@@ -134,11 +134,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             let place = (self.next_target + step) % u64::BITS;
             let number = u8::try_from(place).expect("TARGETS_MAX fits");
             if let Some(decided) = self.decide_target(now, interface, number) {
-                self.next_target = place;
+                self.next_target = (place + 1) % u64::BITS;
                 return Some(decided);
             }
         }
-        self.next_target = (self.next_target + 1) % u64::BITS;
         None
     }
 
@@ -154,7 +153,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         {
             return Some(decided);
         }
-        for path in 0..self.targets[place].paths.len() {
+        for step in 0..PATHS_MAX {
+            let path = (usize::from(self.targets[place].next_path) + step) % PATHS_MAX;
             let here = self.targets[place].paths[path]
                 .as_ref()
                 .is_some_and(|p| p.interface == interface);
@@ -163,6 +163,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             }
             let path = u8::try_from(path).expect("PATHS_MAX fits");
             if let Some(decided) = self.decide_path(now, number, path) {
+                self.targets[place].next_path = path + 1;
                 return Some(decided);
             }
         }
@@ -427,10 +428,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         } else {
             target.addr
         };
+        // A disk that shrank to 28 bits refuses what lies beyond: no shorter address names that sector.
         let lba48 = target
             .identify
             .as_ref()
-            .is_none_or(|identify| identify.lba48);
+            .is_none_or(|identify| identify.lba48)
+            || command.lba > Lba::MAX_28.0;
         let count = u8::try_from(command.count).unwrap_or(u8::MAX);
         let (mut control, mut data): (&[u8], &[u8]) = (&[], &[]);
         let body = match command.kind {
