@@ -324,6 +324,7 @@ pub fn sum(stat: &NodeStat) -> Counters {
         for (into, from) in [
             (&mut sum.rx_used, one.rx_used),
             (&mut sum.rx_not_aoe, one.rx_not_aoe),
+            (&mut sum.rx_other_host, one.rx_other_host),
             (&mut sum.rx_other_vlan, one.rx_other_vlan),
             (&mut sum.rx_malformed, one.rx_malformed),
             (&mut sum.rx_request, one.rx_request),

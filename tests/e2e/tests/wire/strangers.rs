@@ -23,6 +23,7 @@ fn assert_all_counted(stat: &NodeStat) {
         let one = &shard.initiator;
         let sum = one.rx_used
             + one.rx_not_aoe
+            + one.rx_other_host
             + one.rx_other_vlan
             + one.rx_malformed
             + one.rx_request
@@ -34,7 +35,12 @@ fn assert_all_counted(stat: &NodeStat) {
             + one.rx_short_data
             + one.rx_unsolicited;
         let received = shard.counters.rx_frames + shard.counters.forwarded_in;
-        assert_eq!(sum, received, "shard {}: {one:?}", shard.shard);
+        let link = shard.links[0].counters;
+        assert_eq!(
+            sum, received,
+            "shard {}: {one:?} {:?} {link:?}",
+            shard.shard, shard.counters
+        );
     }
 }
 
