@@ -11,13 +11,15 @@ use crate::data::Pattern;
 use crate::load;
 use crate::site::{Setup, Shards, Site, Wire};
 
+/// The least that reaches every shard: a MiB is a stripe.
+pub const MIB_MIN: u64 = 4;
 /// Overrides how many MiB each combination carries.
 pub const MIB_VARIABLE: &str = "SANDRAIL_E2E_MIB";
 
 /// MiB a combination, unless the caller's `default` is overridden by [`MIB_VARIABLE`].
 ///
 /// # Panics
-/// If the variable holds no number from 1 to 65536.
+/// If the variable holds no number from [`MIB_MIN`] to 65536.
 #[must_use]
 pub fn mib(default: u64) -> u64 {
     let Ok(text) = std::env::var(MIB_VARIABLE) else {
@@ -25,8 +27,8 @@ pub fn mib(default: u64) -> u64 {
     };
     let given = text.parse().ok();
     given
-        .filter(|mib| (1..=1 << 16).contains(mib))
-        .unwrap_or_else(|| panic!("{MIB_VARIABLE}={text} is no number of MiB"))
+        .filter(|mib| (MIB_MIN..=1 << 16).contains(mib))
+        .unwrap_or_else(|| panic!("{MIB_VARIABLE}={text} is no number of MiB from {MIB_MIN} on"))
 }
 
 /// One combination.

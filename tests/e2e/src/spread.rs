@@ -12,6 +12,18 @@ use sandrail_lab::{Lab, Side};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/spread.c");
 
+/// Whether this machine can do it: the kernel has cls_bpf, `tc` and `clang` are there; tried out, not guessed.
+///
+/// # Errors
+/// What is in the way.
+pub fn supported() -> Result<()> {
+    let lab = Lab::builder()
+        .name_prefix("sandraile2e")
+        .queues(2)
+        .build()?;
+    by_tag(&lab)
+}
+
 /// Compiles the program and attaches it on the target's side of the lab.
 ///
 /// # Errors

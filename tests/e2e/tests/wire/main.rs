@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use sandrail_e2e::{Site, Wire};
+use sandrail_e2e::{Shards, Site, Wire, spread};
 use sandrail_lab::can_run;
 
 mod data;
@@ -28,4 +28,16 @@ fn turn(test: &str, wire: Wire) -> Option<MutexGuard<'static, ()>> {
         .get_or_init(|| Site::supported(wire).map_err(|error| format!("{error:#}")))
         .clone();
     can_run(test, supported).then_some(turn)
+}
+
+/// Whether this machine can have those shards: two queues need a target's side that uses both.
+fn has(test: &str, shards: Shards) -> bool {
+    static SPREAD: OnceLock<Result<(), String>> = OnceLock::new();
+    if shards != Shards::TwoOnTwoQueues {
+        return true;
+    }
+    let supported = SPREAD
+        .get_or_init(|| spread::supported().map_err(|error| format!("{error:#}")))
+        .clone();
+    can_run(&format!("{test}, {shards}"), supported)
 }
