@@ -295,6 +295,9 @@ impl Oracle {
             ));
         };
         for mark in &mut sector.marks {
+            // A write that was under way when the target crashed unnoticed may have lost what it had put down by then,
+            // whenever it is acknowledged.
+            mark.released |= flush.excused && mark.crossed_crash;
             if mark.acknowledged >= flush.begun || mark.released {
                 continue;
             }

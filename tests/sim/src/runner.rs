@@ -40,6 +40,9 @@ pub fn run(scenario: &Scenario, trace: Option<&mut Vec<String>>) -> Result<Tally
     result.map(|()| world.tally)
 }
 
+/// How long a run without faults may take, in simulated time: no request of it has a longer timeout.
+const CALM_PATIENCE: Duration = Duration::from_secs(60);
+
 fn drive(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
     for (at_ns, mishap) in &scenario.mishaps {
         world.plan(*at_ns, *mishap);
@@ -50,7 +53,9 @@ fn drive(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
             .iter()
             .all(|host| host.pending() == 0 && host.asks_no_more() && host.initiator.is_some())
     };
-    world.run(scenario.trouble_ns, done);
+    // A slow target may need longer than the trouble lasts, and where there is none nothing may be cut short.
+    let calm_ns = if scenario.spotless { ns(CALM_PATIENCE) } else { 0 };
+    world.run(scenario.trouble_ns + calm_ns, done);
     judge(world)?;
     if scenario.spotless && world.tally.succeeded != world.tally.requests {
         let text = format!("nothing went wrong, and yet: {:?}", world.tally);
