@@ -19,7 +19,7 @@ const BLOCK_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 36;
 const TAG: std::ops::Range<usize> = 20..24;
 const LBA: std::ops::Range<usize> = 28..34;
-/// What time passes between two calls.
+/// What time passes between two calls, for each I/O under way: fewer than the tags of a frame lifetime suffice then (S1).
 const STEP: Duration = Duration::from_micros(1);
 
 struct Bench {
@@ -31,6 +31,7 @@ struct Bench {
     tags: Vec<[u8; HEADER_BYTES]>,
     write: bool,
     lba: u64,
+    step: Duration,
     polled: u64,
 }
 
@@ -59,6 +60,7 @@ impl Bench {
             tags: Vec::with_capacity(depth),
             write,
             lba: 0,
+            step: STEP * u32::try_from(depth).expect("a small number"),
             polled: 0,
         };
         while !bench.attach_turn(&mut link) {}
@@ -67,7 +69,7 @@ impl Bench {
     }
 
     fn attach_turn(&mut self, link: &mut BladeLink) -> bool {
-        self.now = self.now + STEP;
+        self.now = self.now + self.step;
         let now = self.now;
         self.initiator.handle_timeout(now);
         while let Some(frame) = self.initiator.poll_transmit(now, INTERFACE) {
@@ -127,7 +129,7 @@ impl Bench {
 
     /// All of them submitted, sent, answered and completed.
     fn round(&mut self) {
-        self.now = self.now + STEP;
+        self.now = self.now + self.step;
         while let Some(buffer) = self.buffers.pop() {
             self.submit(buffer);
         }
@@ -139,7 +141,7 @@ impl Bench {
             self.polled += 1;
         }
         self.initiator.handle_sent(now, INTERFACE, self.polled);
-        self.now = self.now + STEP;
+        self.now = self.now + self.step;
         if self
             .initiator
             .poll_timeout()
@@ -180,6 +182,7 @@ fn complete(criterion: &mut Criterion) {
             group.bench_function(format!("{name} 4 KiB, depth {depth}"), |bencher| {
                 bencher.iter(|| bench.round())
             });
+            assert_eq!(bench.buffers.len(), depth, "also of the last round");
             assert_eq!(
                 bench.initiator.counters().tx_copies,
                 0,

@@ -207,7 +207,9 @@ fn from_thread<L: Open>(
     let link = site.open::<L>(way)?;
     let blocks = site.blocks(options.mix.seed);
     let (core, direction) = (options.cores.shard_core, options.mix.direction);
-    let mut load = FromThread::new(core, link, site.target(), direction, depth, blocks)?;
+    let mut load = options
+        .cores
+        .on_shard_core(|| FromThread::new(core, link, site.target(), direction, depth, blocks))?;
     load.run(options.warmup())?;
     let before = load.stat()?.initiator.tx_copies;
     let mut ran = load.run(options.sample())?;

@@ -184,14 +184,16 @@ fn costs<L: Open>(
     })?;
     let link = site.open::<L>(way)?;
     let core = options.cores.shard_core;
-    let mut load = FromThread::new(
-        core,
-        link,
-        site.target(),
-        direction,
-        depth,
-        site.blocks(seed),
-    )?;
+    let mut load = options.cores.on_shard_core(|| {
+        FromThread::new(
+            core,
+            link,
+            site.target(),
+            direction,
+            depth,
+            site.blocks(seed),
+        )
+    })?;
     let before = load.stat()?;
     let mut ran = load.run(duration)?;
     let after = load.stat()?;

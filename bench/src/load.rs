@@ -234,10 +234,11 @@ pub struct FromThread {
 }
 
 impl FromThread {
-    /// Starts the shard on `core` and attaches the target.
+    /// Starts the shard on `core` and attaches the target. The calling thread must be allowed to run there: a shard's thread
+    /// is pinned within what its starter may use.
     ///
     /// # Errors
-    /// The node's, or the target does not answer.
+    /// The node's, the target does not answer, or the shard does not run on that core.
     pub fn new<L: Link + Send + 'static>(
         core: usize,
         link: L,
@@ -252,7 +253,13 @@ impl FromThread {
         let pinned = PinnedMacs::new(&[mac]).context("one MAC is few enough")?;
         let handle = node.attach(addr, pinned, ATTACH_WITHIN)?;
         let load = ClosedLoop::new(&node, handle, direction, depth, blocks)?;
-        Ok(Self { node, load })
+        let started = Self { node, load };
+        let pinned = started.stat()?.core;
+        anyhow::ensure!(
+            pinned == Some(core),
+            "the shard is on core {pinned:?}, not {core}"
+        );
+        Ok(started)
     }
 
     /// Runs for a while; waits as the node's `client_idle` says, which is to yield, then to sleep.
