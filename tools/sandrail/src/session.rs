@@ -24,6 +24,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(6);
 const ATTACH_GRACE: Duration = Duration::from_secs(2);
 /// Control commands carry up to 255 addresses of 8 bytes.
 const BUFFER_BYTES_MIN: usize = 4096;
+/// Buffers of one call, all together.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 /// Longer requests than this only take memory.
 const BLOCK_BYTES_MAX: u64 = 1 << 20;
 
@@ -78,6 +80,22 @@ pub(crate) fn node_config(global: &Global, flow: Option<&FlowArgs>) -> Result<No
     };
     config.memory.buffer_bytes = block.max(BUFFER_BYTES_MIN);
     config.memory.buffers = depth * WINDOW_DEPTHS + 2;
+    let memory_bytes = config
+        .memory
+        .buffer_bytes
+        .saturating_mul(config.memory.buffers);
+    if memory_bytes > MEMORY_BYTES_MAX {
+        let size = |bytes: usize| Size(u64::try_from(bytes).unwrap_or(u64::MAX));
+        return Err(Fault::Option {
+            option: "depth",
+            problem: format!(
+                "{depth} requests of this length want {} of buffers, more than {}",
+                size(memory_bytes),
+                size(MEMORY_BYTES_MAX)
+            ),
+        }
+        .into());
+    }
     Ok(config)
 }
 

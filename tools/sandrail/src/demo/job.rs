@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
-use sandrail_node::{BlockingError, Client, Node, TargetHandle};
+use sandrail_node::{Client, Node, TargetHandle};
 use sandrail_wire::TargetAddr;
 use serde::{Deserialize, Serialize};
 
@@ -122,11 +122,7 @@ pub(super) fn carry_out(
     )?;
     let wrote = began.elapsed();
     bar.finish_and_clear();
-    let flush = match flow.flush() {
-        Ok(durability) => durability_words(durability).to_owned(),
-        Err(error @ BlockingError::Failed(_)) => return Err(error.into()),
-        Err(error) => return Err(error.into()),
-    };
+    let flush = durability_words(flow.flush()?).to_owned();
 
     let bar = self::bar(job, "read and compare", bytes);
     let began = Instant::now();

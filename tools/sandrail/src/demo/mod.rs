@@ -184,6 +184,12 @@ fn table(story: &Story) -> Result<String> {
         }
     }
     text.push_str(&columns(&rows));
+    write_notes(&mut text, story)?;
+    Ok(text)
+}
+
+/// What is to be said of each run besides its figures.
+fn write_notes(text: &mut String, story: &Story) -> Result<()> {
     for run in &story.runs {
         match &run.outcome {
             Ok(report) => {
@@ -212,5 +218,5 @@ fn table(story: &Story) -> Result<String> {
             }
         }
     }
-    Ok(text)
+    Ok(())
 }

@@ -106,72 +106,32 @@ fn transfer(
     let bar = output::progress(&format!("write {addr}"), input.len_bytes(), global.json);
     let mut comparison = args.verify.then(|| Comparison::new(input));
     let began = Instant::now();
-    let mut sectors = write_all(
-        args,
-        attached,
-        input,
-        comparison.as_mut(),
-        block_bytes,
-        &bar,
-    )?;
     let mut rewrites = 0;
-    let mut durability = None;
-    if args.flush {
-        loop {
-            let evidence = match flush(attached, block_bytes) {
-                Ok(promise) => {
-                    durability = Some(promise);
-                    break;
-                }
-                Err(BlockingError::Failed(RequestError::Io(IoError::UnflushedLost(evidence)))) => {
-                    format!("the target may have restarted ({evidence:?})")
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let why = match (input.rewind(), rewrites < REWRITES_MAX) {
-                (Ok(true), true) => None,
-                (Ok(true), false) => Some(format!("written {} times already", rewrites + 1)),
-                (Ok(false), _) => {
-                    Some("the input is a pipe, which cannot be read again".to_owned())
-                }
-                (Err(error), _) => Some(format!("the input cannot be read again: {error}")),
-            };
-            if let Some(why) = why {
-                return Err(Fault::LossNotMended {
-                    target: addr,
-                    evidence,
-                    why,
-                }
-                .into());
-            }
-            rewrites += 1;
-            tracing::warn!("{evidence}: everything is written again from the input");
-            // Taken note of first: a further restart during the second writing makes the next flush fail again.
-            attached.session.node.accept_loss(attached.handle)?;
-            bar.reset();
-            sectors = write_all(
-                args,
-                attached,
-                input,
-                comparison.as_mut(),
-                block_bytes,
-                &bar,
-            )?;
-        }
-    }
-    let pace = Pace::new(sectors * sector_bytes(), 0, began.elapsed());
-    bar.finish_and_clear();
-    let verified = match comparison {
-        Some(comparison) => Some(verify(
-            global,
+    let (sectors, durability) = loop {
+        let sectors = write_all(
             args,
             attached,
-            comparison,
-            sectors,
+            input,
+            comparison.as_mut(),
             block_bytes,
-        )?),
-        None => None,
+            &bar,
+        )?;
+        if !args.flush {
+            break (sectors, None);
+        }
+        let error = match flush(attached, block_bytes) {
+            Ok(durability) => break (sectors, Some(durability)),
+            Err(error) => error,
+        };
+        prepare_rewrite(attached, input, error, rewrites)?;
+        rewrites += 1;
+        bar.reset();
     };
+    let pace = Pace::new(sectors * sector_bytes(), 0, began.elapsed());
+    bar.finish_and_clear();
+    let verified = comparison
+        .map(|comparison| verify(global, args, attached, comparison, sectors, block_bytes))
+        .transpose()?;
     Ok(Written {
         sectors,
         pace,
@@ -179,6 +139,38 @@ fn transfer(
         durability,
         verified,
     })
+}
+
+/// After a flush that failed: goes back to the start of the input, if the target lost what it had not flushed and
+/// writing again can mend that.
+fn prepare_rewrite(
+    attached: &Attached,
+    input: &mut Input,
+    error: BlockingError,
+    rewrites: u32,
+) -> Result<()> {
+    let BlockingError::Failed(RequestError::Io(IoError::UnflushedLost(evidence))) = error else {
+        return Err(anyhow::Error::from(error).context(format!("flush of {}", attached.addr())));
+    };
+    let evidence = format!("the target may have restarted ({evidence:?})");
+    let why = match (input.rewind(), rewrites < REWRITES_MAX) {
+        (Ok(true), true) => None,
+        (Ok(true), false) => Some(format!("written {} times already", rewrites + 1)),
+        (Ok(false), _) => Some("the input is a pipe, which cannot be read again".to_owned()),
+        (Err(error), _) => Some(format!("the input cannot be read again: {error}")),
+    };
+    if let Some(why) = why {
+        return Err(Fault::LossNotMended {
+            target: attached.addr(),
+            evidence,
+            why,
+        }
+        .into());
+    }
+    tracing::warn!("{evidence}: everything is written again from the input");
+    // Taken note of first: a further restart during the second writing makes the next flush fail again.
+    attached.session.node.accept_loss(attached.handle)?;
+    Ok(())
 }
 
 fn flush(attached: &mut Attached, block_bytes: usize) -> Result<Durability, BlockingError> {

@@ -119,6 +119,18 @@ fn the_default_routes_interface_is_refused_unless_forced() {
     ]);
     san.run(&["capture", "-o", "/dev/null"]).exits(ENVIRONMENT);
     san.run(&["--force-default-route", "discover"]).exits(0);
+    let greedy = [
+        "--force-default-route",
+        "read",
+        "7.3",
+        "--depth",
+        "1024",
+        "--block",
+        "1M",
+    ];
+    san.run(&greedy)
+        .exits(USAGE)
+        .says(&["--depth", "more than 1 GiB"]);
 }
 
 #[test]
