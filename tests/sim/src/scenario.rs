@@ -254,6 +254,7 @@ impl Maker {
             commands_max: [128, 160, 256, 512][self.rng.usize(..4)],
             frame_lifetime: lifetime,
             rto_initial: Duration::from_millis(self.rng.u64(5..=20)),
+            rto_min: Duration::from_millis(5),
             window_sharers: u16::from(count),
             target_order: if parallel {
                 TargetOrder::Parallel

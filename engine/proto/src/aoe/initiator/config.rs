@@ -77,7 +77,7 @@ impl Default for InitiatorConfig {
             frame_lifetime: Duration::from_secs(2),
             write_quarantine: Duration::ZERO,
             rto_initial: Duration::from_millis(20),
-            rto_min: Duration::from_millis(5),
+            rto_min: Duration::from_millis(10),
             rto_max: Duration::from_millis(100),
             window_max: 128,
             window_sharers: 1,
