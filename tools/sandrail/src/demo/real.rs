@@ -53,7 +53,7 @@ pub(super) fn run(global: &Global, args: &DemoArgs) -> Result<Story> {
             global,
             &format!("running over {} (seed {seed}) ...", link.word()),
         );
-        let mut run = job(global, args, &lab, link, seed)?;
+        let mut run = job(global, args, &lab, &disk, link, seed)?;
         if let Ok(report) = &mut run.outcome {
             match first_difference(&disk, seed)? {
                 None => report.found_in_file = true,
@@ -98,7 +98,16 @@ fn links(choice: LinkChoice) -> Vec<LinkChoice> {
 }
 
 /// Runs the job in the initiator's namespace, as a process of its own: interfaces are found by namespace.
-fn job(global: &Global, args: &DemoArgs, lab: &Lab, link: LinkChoice, seed: u64) -> Result<Run> {
+fn job(
+    global: &Global,
+    args: &DemoArgs,
+    lab: &Lab,
+    disk: &BackingFile,
+    link: LinkChoice,
+    seed: u64,
+) -> Result<Run> {
+    // The station goes with the lab, and so does the mark that it is in use, also after Ctrl-C.
+    let run_dir = disk.path().with_file_name("run");
     let this = std::env::current_exe().context("finding this program")?;
     let mut command = lab.command(Side::Initiator, this);
     command
@@ -124,7 +133,7 @@ fn job(global: &Global, args: &DemoArgs, lab: &Lab, link: LinkChoice, seed: u64)
         ])
         .args(["--timeout", &global.timeout.as_secs_f64().to_string()])
         .arg("--run-dir")
-        .arg(&global.run_dir)
+        .arg(run_dir)
         .args((0..global.verbose).map(|_| "-v"));
     if let Some(path) = &global.capture {
         // One file a run: the second would replace the first.

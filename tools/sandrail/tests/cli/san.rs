@@ -82,6 +82,7 @@ impl San {
         let mut command = self.lab.command(Side::Initiator, SANDRAIL);
         command
             .args(["-i", self.lab.interface(Side::Initiator)])
+            .args(["--run-dir", &self.folder.file("run")])
             .args(args);
         command
     }
