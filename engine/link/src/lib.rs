@@ -84,7 +84,12 @@ pub trait Link {
 
     /// Hands up to `frames_max` received frames to `sink`, in order of arrival, and gives their memory back to the
     /// kernel before it returns; the number delivered.
-    fn receive(&mut self, now: Instant, frames_max: usize, sink: &mut dyn FnMut(FrameRef<'_>)) -> usize;
+    fn receive(
+        &mut self,
+        now: Instant,
+        frames_max: usize,
+        sink: &mut dyn FnMut(FrameRef<'_>),
+    ) -> usize;
 
     /// How many frames of the largest size [`Link::transmit`] would take now.
     fn transmit_room(&mut self) -> usize;
@@ -94,7 +99,12 @@ pub trait Link {
     ///
     /// # Errors
     /// [`TransmitError`]; nothing was queued then.
-    fn transmit(&mut self, now: Instant, header: &[u8], payload: &[u8]) -> Result<(), TransmitError>;
+    fn transmit(
+        &mut self,
+        now: Instant,
+        header: &[u8],
+        payload: &[u8],
+    ) -> Result<(), TransmitError>;
 
     /// Ends a turn: gets queued frames on their way with at most one system call for all of them, reaps completions,
     /// refills receive memory.
@@ -126,7 +136,12 @@ impl<L: Link + ?Sized> Link for Box<L> {
         (**self).info()
     }
 
-    fn receive(&mut self, now: Instant, frames_max: usize, sink: &mut dyn FnMut(FrameRef<'_>)) -> usize {
+    fn receive(
+        &mut self,
+        now: Instant,
+        frames_max: usize,
+        sink: &mut dyn FnMut(FrameRef<'_>),
+    ) -> usize {
         (**self).receive(now, frames_max, sink)
     }
 
@@ -134,7 +149,12 @@ impl<L: Link + ?Sized> Link for Box<L> {
         (**self).transmit_room()
     }
 
-    fn transmit(&mut self, now: Instant, header: &[u8], payload: &[u8]) -> Result<(), TransmitError> {
+    fn transmit(
+        &mut self,
+        now: Instant,
+        header: &[u8],
+        payload: &[u8],
+    ) -> Result<(), TransmitError> {
         (**self).transmit(now, header, payload)
     }
 

@@ -54,7 +54,11 @@ fn drive(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
             .all(|host| host.pending() == 0 && host.asks_no_more() && host.initiator.is_some())
     };
     // A slow target may need longer than the trouble lasts, and where there is none nothing may be cut short.
-    let calm_ns = if scenario.spotless { ns(CALM_PATIENCE) } else { 0 };
+    let calm_ns = if scenario.spotless {
+        ns(CALM_PATIENCE)
+    } else {
+        0
+    };
     world.run(scenario.trouble_ns + calm_ns, done);
     judge(world)?;
     if scenario.spotless && world.tally.succeeded != world.tally.requests {

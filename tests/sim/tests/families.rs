@@ -1,4 +1,4 @@
-//! Every family for `SANDRAIL_SIM_SECONDS` (10 by default) of wall-clock time, from a seed that differs from day to
+//! Every family for `SANDRAIL_SIM_SECONDS` (20 by default) of wall-clock time, from a seed that differs from day to
 //! day if `SANDRAIL_SIM_START` says so.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use sandrail_sim::runner::{Until, soak};
 use sandrail_sim::scenario::{Family, Sabotage};
 
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 20;
 /// The least that the stale-write family runs, whatever the time.
 const STALE_SEEDS: u64 = 10_000;
 
