@@ -1,5 +1,5 @@
-//! Sending and receiving through links that lie in memory: the simulated network, bare and behind the fault decorator's
-//! seam, and the target in memory that the other benches stand on.
+//! Sending and receiving through links that lie in memory: the simulated network, and the target in memory that the
+//! other benches stand on.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -51,11 +51,10 @@ fn simulated(criterion: &mut Criterion) {
 
 fn blade(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("target in memory");
-    let mut link = BladeLink::new(1);
+    let link = BladeLink::new(1);
     let target = (BladeLink::ADDR, BladeLink::MAC);
     let blocks = sandrail_bench::site::Blocks::new(1, BladeLink::SECTORS);
     let direction = sandrail_bench::site::Direction::Read;
-    link.set_burst(1);
     let mut rival = sandrail_bench::rival::Rival::new(link, target, direction, 1, blocks);
     let now = Instant::from_nanos(1);
     rival.turn(now);

@@ -168,7 +168,7 @@ fn nothing_is_allocated_per_io() {
     over_each_way(
         "nothing_is_allocated_per_io",
         |lab| check::<PacketLink>(lab, Way::Packet),
-        |lab, way| check::<XdpLink>(lab, way),
+        check::<XdpLink>,
     );
 }
 
@@ -227,7 +227,7 @@ fn a_burst_of_32_costs_one_kick() {
     over_each_way(
         "a_burst_of_32_costs_one_kick",
         |lab| check::<PacketLink>(lab, Way::Packet),
-        |lab, way| check::<XdpLink>(lab, way),
+        check::<XdpLink>,
     );
 }
 
