@@ -83,6 +83,8 @@ pub struct Shard<L> {
     core: Option<usize>,
     fifo_priority: Option<u8>,
     now: Instant,
+    /// What the initiator has due and could not send in the last turn.
+    stuck_due: Option<Instant>,
 }
 
 impl<L: Link> Shard<L> {
@@ -134,6 +136,7 @@ impl<L: Link> Shard<L> {
             core: config.cores.as_ref().map(|cores| cores[number]),
             fifo_priority: config.fifo_priority,
             now,
+            stuck_due: None,
         })
     }
 
@@ -200,11 +203,16 @@ impl<L: Link> Shard<L> {
     }
 
     fn timers(&mut self, now: Instant) -> bool {
-        if self.initiator.poll_timeout().is_some_and(|due| due <= now) {
-            self.initiator.handle_timeout(now);
-            return true;
+        let due = self.initiator.poll_timeout();
+        if due.is_none_or(|due| due > now) {
+            self.stuck_due = None;
+            return false;
         }
-        false
+        self.initiator.handle_timeout(now);
+        // What stays due waits for room in a link, which may be down for days: that is no work.
+        let moved = self.initiator.poll_timeout() != due;
+        self.stuck_due = if moved { None } else { due };
+        moved
     }
 
     fn take_requests(&mut self, now: Instant) -> bool {

@@ -9,7 +9,7 @@ use blade::bed::{Bed, SECTORS, SOON, bed, bed_with, config, eventually, flush, p
 use blade::{ADDR, Blade};
 use sandrail_memory::Buffer;
 use sandrail_node::{
-    AttachFailed, BlockingError, Client, Node, NodeConfig, NodeError, Refusal, Request,
+    AttachFailed, BlockingError, Client, Idle, Node, NodeConfig, NodeError, Refusal, Request,
     RequestError,
 };
 use sandrail_proto::aoe::initiator::{
@@ -283,7 +283,13 @@ fn nobody_at_an_address_is_an_error_and_leaves_nothing_behind() {
 
 #[test]
 fn an_idle_shard_sleeps_and_is_woken_by_requests_and_by_frames() {
-    let bed = bed(2);
+    // On a busy machine a yield may last longer than the pauses here.
+    let idle = Idle {
+        spin_turns: 10,
+        yield_turns: 0,
+        sleep: true,
+    };
+    let bed = bed_with(2, &NodeConfig { idle, ..config() });
     let sleeps = |bed: &Bed| {
         let stat = bed.node.stat().unwrap();
         (
@@ -326,7 +332,30 @@ fn an_idle_shard_sleeps_and_is_woken_by_requests_and_by_frames() {
     bed.blade.release();
     assert_eq!(client.wait(SOON).unwrap().result, Ok(Outcome::Read));
     let stat = bed.node.stat().unwrap();
-    assert!(stat.shards[0].counters.wakes > 10);
+    assert!(
+        stat.shards[0].counters.wakes > 10,
+        "{:?}",
+        stat.shards[0].counters
+    );
+}
+
+/// A probe that is due, and can't be sent as the link is down, is no reason to turn without end.
+#[test]
+fn a_shard_whose_link_takes_nothing_sleeps_between_tries() {
+    let bed = bed(1);
+    let mut client = bed.node.client(1).unwrap();
+    client.write(bed.target, Lba(0), &[1; 512]).unwrap();
+    bed.blade.jammed.store(true, Ordering::Relaxed);
+    // Unflushed writes ask for a probe every 50 ms.
+    std::thread::sleep(Duration::from_millis(200));
+    let turns = |bed: &Bed| bed.node.stat().unwrap().shards[0].counters.turns;
+    let before = turns(&bed);
+    std::thread::sleep(Duration::from_millis(300));
+    let turned = turns(&bed) - before;
+    // A sleep of a millisecond after each try, and the turns that come before the first sleep.
+    assert!(turned < 4000, "{turned} turns in 300 ms");
+    bed.blade.jammed.store(false, Ordering::Relaxed);
+    client.read(bed.target, Lba(0), &mut [0; 512]).unwrap();
 }
 
 #[test]

@@ -97,6 +97,8 @@ impl<L: Link> Shard<L> {
             }
         }
         let until_due = match due {
+            // No descriptor tells of room in a link.
+            Some(due) if self.stuck_due == Some(due) => Some(UNSENT_SLEEP),
             Some(due) if due <= self.now => return None,
             Some(due) => Some(due.saturating_since(self.now)),
             None => None,

@@ -35,6 +35,8 @@ pub(crate) struct Blade {
     pub(crate) claims_flush: AtomicBool,
     /// The link of this number, counted from 1, panics when it receives.
     pub(crate) panic_in_link: AtomicU64,
+    /// Links take no frame, as with an interface that is down.
+    pub(crate) jammed: AtomicBool,
     pub(crate) reads: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) flushes: AtomicU64,
@@ -49,6 +51,7 @@ impl Blade {
             holding: AtomicBool::new(false),
             claims_flush: AtomicBool::new(true),
             panic_in_link: AtomicU64::new(0),
+            jammed: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
@@ -278,6 +281,9 @@ impl Link for BladeLink {
     }
 
     fn transmit_room(&mut self) -> usize {
+        if self.blade.jammed.load(Ordering::Relaxed) {
+            return 0;
+        }
         self.spare.len()
     }
 
