@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sandrail_node::links::QueuePlan;
 use sandrail_wire::{MacAddr, TargetAddr, VlanTag};
 
 use crate::fault::EXIT_CODES;
@@ -69,6 +70,10 @@ pub(crate) struct Global {
     /// Threads, each with its own rings and its share of the sectors
     #[arg(long, global = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(crate) shards: u8,
+    /// Receive queues of AF_XDP shards: `shared[:QUEUE]`, one for all, or `each[:FIRST]`, one for each. The second is right only
+    /// where an answer comes in by the queue that its request left by
+    #[arg(long, global = true, value_name = "PLAN", default_value = "shared:0", value_parser = queue_plan)]
+    pub(crate) queues: QueuePlan,
     /// VLAN tag of the SAN's frames, with an optional priority
     #[arg(long, global = true, value_name = "ID[:PRIORITY]", value_parser = vlan)]
     pub(crate) vlan: Option<VlanTag>,
@@ -390,6 +395,17 @@ fn vlan(text: &str) -> Result<VlanTag, String> {
         .ok_or_else(|| {
             format!("`{text}` is no VLAN: 1 to 4094, then perhaps :PRIORITY from 0 to 7")
         })
+}
+
+fn queue_plan(text: &str) -> Result<QueuePlan, String> {
+    let (plan, queue) = text.split_once(':').unwrap_or((text, "0"));
+    match (plan, queue.parse()) {
+        ("shared", Ok(queue)) => Ok(QueuePlan::Shared(queue)),
+        ("each", Ok(first)) => Ok(QueuePlan::PerShard { first }),
+        _ => Err(format!(
+            "`{text}` is no plan for queues: shared or each, then perhaps :QUEUE"
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub(crate) fn open(global: &Global) -> Result<(Vec<Vec<AnyLink>>, Arc<CaptureSwi
     for name in &global.interface {
         let options = LinkOptions {
             choice: global.link.into(),
+            queues: global.queues,
             capture: Some(Arc::clone(&switch)),
             ..LinkOptions::new(name)
         };

@@ -17,7 +17,7 @@ use crate::san::{Folder, LINKS, San, noise, possible};
 
 const IO: i32 = 1;
 const USAGE: i32 = 2;
-const ENVIRONMENT: i32 = 3;
+pub(crate) const ENVIRONMENT: i32 = 3;
 const TARGET: i32 = 4;
 const WARNING: i32 = 5;
 
@@ -55,6 +55,8 @@ fn command_lines_that_make_no_sense_are_refused() {
         (&["-i", "lo", "stat", "e7.300"], "not a target"),
         (&["-i", "lo", "--shards", "17", "discover"], "17"),
         (&["-i", "lo", "--vlan", "4095", "discover"], "no VLAN"),
+        (&["-i", "lo", "--queues", "some", "discover"], "no plan"),
+        (&["-i", "lo", "--queues", "each:x", "discover"], "no plan"),
         (&["-i", "lo", "--mac", "02:00", "discover"], "02:00"),
         (&["-i", "lo", "--link", "dpdk", "discover"], "dpdk"),
         (

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sandrail_lab::{Side, VbladeOptions};
 
+use crate::errors::ENVIRONMENT;
 use crate::san::{LINKS, San, noise, possible};
 
 #[test]
@@ -117,6 +118,18 @@ fn what_is_written_is_read_whatever_the_link_shards_depth_and_block() {
             assert!(fs::read(&back).unwrap() == data, "{how:?} {flow:?}");
         }
     }
+}
+
+#[test]
+fn a_queue_that_the_interface_lacks_is_named() {
+    if !possible("a_queue_that_the_interface_lacks_is_named") {
+        return;
+    }
+    let san = San::new(1500, 1 << 20);
+    let queues = ["--shards", "2", "--queues", "each", "--link", "xdp-generic"];
+    san.run(&[&queues[..], &["discover"]].concat())
+        .exits(ENVIRONMENT)
+        .says(&["queue 1"]);
 }
 
 #[test]
