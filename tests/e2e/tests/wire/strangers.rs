@@ -158,9 +158,18 @@ fn a_rogue_is_no_path(test: &str, wire: Wire) -> Result<()> {
     let load = Churn::start(site.client(16)?, site.target, SECTORS, 1)?;
     let load = load.wait_for(1000, Duration::from_secs(20))?;
     let rogue = peer::rogue(&site.lab, ADDR, ROGUE)?;
-    let found = site.node.discover(Duration::from_millis(300))?;
-    let macs: Vec<MacAddr> = found.iter().map(|seen| seen.mac).collect();
-    assert!(macs.contains(&ROGUE), "it did answer: {macs:?}");
+    // One query may be lost: the rogue answers every request of the load as well, as fast as it can.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    let answers = |site: &Site| -> Result<bool> {
+        let found = site.node.discover(Duration::from_millis(300))?;
+        Ok(found.iter().any(|seen| seen.mac == ROGUE))
+    };
+    while !answers(&site)? {
+        assert!(
+            std::time::Instant::now() < until,
+            "the rogue never answered"
+        );
+    }
     let done = load.wait_for(5000, Duration::from_secs(30))?.stop()?;
     assert!(done.read > 0);
     let told = notices(&site).into_iter().any(
@@ -179,13 +188,19 @@ fn a_rogue_is_no_path(test: &str, wire: Wire) -> Result<()> {
     // Attaching anew, nobody can say which of the two is the disk; who names it gets it.
     site.node.detach(site.target)?;
     let within = Duration::from_secs(10);
-    let failed = site
-        .node
-        .attach(ADDR, PinnedMacs::first_to_answer(), within)
-        .unwrap_err();
+    // Unless one of them is kept from its core for longer than an attach listens for a contradiction.
+    let failed = (0..10).find_map(|_| {
+        let attached = site
+            .node
+            .attach(ADDR, PinnedMacs::first_to_answer(), within);
+        attached.map(|target| site.node.detach(target)).err()
+    });
     assert!(
-        matches!(failed, AttachFailed::Failed(AttachFailure::Ambiguous(..))),
-        "{failed}"
+        matches!(
+            failed,
+            Some(AttachFailed::Failed(AttachFailure::Ambiguous(..)))
+        ),
+        "{failed:?}"
     );
     let pinned = PinnedMacs::new(&[site.mac(Side::Target)]).context("one MAC")?;
     let target = site.node.attach(ADDR, pinned, within)?;
