@@ -157,15 +157,37 @@ fn writes_start_after_the_quarantine_whoever_looks_at_the_clock_first() {
     let target = bench.attach();
     bench.write(target, 1, 1);
     bench.now = bench.now + ms(1990);
-    assert!(bench.take_frames().is_empty());
-    assert!(
-        bench
-            .initiator
-            .poll_timeout()
-            .is_some_and(|due| due <= bench.now)
-    );
+    let probe = bench.take_frames();
+    assert_eq!((probe.len(), probe[0][19]), (1, 1), "the probe comes first");
+    assert!(bench.initiator.poll_timeout().is_some());
+    let reply = bench.disk.serve(&probe[0]).unwrap();
+    bench.give(&reply);
     bench.run(ms(5));
     assert_eq!(bench.result(), Ok(Outcome::Written));
+}
+
+/// S2 for an earlier process's copies: a target that was stopped still has them in its socket when time alone is over.
+#[test]
+fn writes_wait_for_a_probe_after_the_quarantine() {
+    for order in [TargetOrder::Serial, TargetOrder::Parallel] {
+        let config = InitiatorConfig {
+            write_quarantine: ms(2000),
+            target_order: order,
+            ..InitiatorConfig::default()
+        };
+        let mut bench = Bench::new(Disk::new(), config);
+        let target = bench.attach();
+        bench.write(target, 1, 1);
+        bench.run_while(ms(5000), |_| false);
+        assert!(
+            bench.done.is_empty(),
+            "the target has answered nothing since"
+        );
+        bench.run(ms(1900));
+        assert_eq!(bench.done.is_empty(), order == TargetOrder::Parallel);
+        bench.run(ms(200));
+        assert_eq!(bench.result(), Ok(Outcome::Written));
+    }
 }
 
 /// Two paths, of which one dies with nothing to do: a flush that goes there comes to its end along the other.

@@ -115,7 +115,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         if target.find_path(interface, mac).is_none() {
             target.note_config(&self.config, config);
-            target.add_path(&self.config, interface, mac, now);
+            target.add_path(&self.config, interface, mac, now, self.predecessor_until);
         }
         if gather_until.is_none() {
             target.phase = Phase::Asking {
@@ -208,7 +208,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             return;
         }
         let identified = target.identify.is_some();
-        if let Some(path) = target.add_path(&self.config, interface, mac, now) {
+        if let Some(path) =
+            target.add_path(&self.config, interface, mac, now, self.predecessor_until)
+        {
             self.count_paths();
             // Before that, the trial begins with IDENTIFY's answer.
             if identified {

@@ -48,30 +48,30 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     /// A lingering command's last copy is accounted for.
-    pub(super) fn end_lingering(&mut self, now: Instant, slot: u16) {
+    pub(super) fn end_lingering(&mut self, slot: u16) {
         self.unlink(slot);
         let request = self.commands.get(slot).request;
         self.commands.release(slot);
         let entry = self.requests.get_mut(request);
         entry.lingering -= 1;
         if entry.state == RequestState::Over {
-            self.try_release(now, request);
+            self.try_release(request);
         }
     }
 
     /// Opens the range of a request that is over and gives its slot back, when nothing of it is left.
-    fn try_release(&mut self, now: Instant, slot: u16) {
+    fn try_release(&mut self, slot: u16) {
         let request = self.requests.get(slot);
         if request.commands > 0 || request.lingering > 0 {
             return;
         }
         let target = request.target;
-        self.open_range(now, slot);
+        self.open_range(slot);
         self.requests.release(slot);
         self.finish_draining(target);
     }
 
-    fn open_range(&mut self, now: Instant, slot: u16) {
+    fn open_range(&mut self, slot: u16) {
         let request = self.requests.get_mut(slot);
         if !core::mem::take(&mut request.closes) {
             return;
@@ -79,7 +79,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let (target, lba) = (request.target, request.lba);
         self.targets[usize::from(target)].ranges.open(lba, slot);
         if !self.targets[usize::from(target)].waiting.is_empty() {
-            self.wake_waiting(now, target);
+            self.wake_waiting(target);
         }
     }
 
@@ -130,11 +130,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         self.events.push_back(completion);
         if self.config.stale_write_rule == StaleWriteRule::Off {
-            self.open_range(now, slot);
+            self.open_range(slot);
         }
-        self.try_release(now, slot);
+        self.try_release(slot);
         if before == RequestState::Waiting {
-            self.wake_waiting(now, self.requests.get(slot).target);
+            self.wake_waiting(self.requests.get(slot).target);
         }
     }
 

@@ -60,10 +60,8 @@ pub struct Initiator<B> {
     deadline_floor: Option<Instant>,
     /// When to look again whether a tag has rested.
     tags_at: Option<Instant>,
-    /// Before this, WRITEs wait for copies of an earlier life.
-    writes_open_at: Instant,
-    /// The timers have not seen that moment yet: what waits for it was not woken.
-    quarantined: bool,
+    /// Until then copies of an earlier process's WRITEs may arrive at targets.
+    predecessor_until: Option<Instant>,
     /// When we last looked at the clock: silence while we did not is our own.
     last_called: Instant,
     /// A bit for each place in `targets` that is not free.
@@ -113,8 +111,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             notices: VecDeque::with_capacity(NOTICES_MAX),
             deadline_floor: None,
             tags_at: None,
-            writes_open_at: now + config.write_quarantine,
-            quarantined: !config.write_quarantine.is_zero(),
+            predecessor_until: (!config.write_quarantine.is_zero())
+                .then(|| now + config.write_quarantine),
             last_called: now,
             in_use: 0,
             paths_in_use: 0,
@@ -211,7 +209,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// [`Rejected`] with the buffer: see [`SubmitError`].
     pub fn submit(&mut self, now: Instant, request: Request<B>) -> Result<RequestId, Rejected<B>> {
         self.last_called = now;
-        match self.admit(now, &request) {
+        match self.admit(&request) {
             Ok((lba, sectors, open)) => Ok(self.accept(now, request, lba, sectors, open)),
             Err(error) => Err(Rejected {
                 error,
@@ -221,11 +219,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     /// First sector, number of sectors, and whether it may start at once.
-    fn admit(
-        &mut self,
-        now: Instant,
-        request: &Request<B>,
-    ) -> Result<(u64, u32, bool), SubmitError> {
+    fn admit(&mut self, request: &Request<B>) -> Result<(u64, u32, bool), SubmitError> {
         if self.room() == 0 {
             return Err(SubmitError::Full);
         }
@@ -258,7 +252,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if !kind_of(request.operation).is_closing() {
             return Ok((lba, sectors, true));
         }
-        let open = now >= self.writes_open_at
+        let open = target.takes_writes()
             && target.ranges.is_open(lba, end)
             && self
                 .waiting_before(request.target.0, lba, end, NONE)
@@ -327,8 +321,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     /// Starts what waited for ranges that are open now, in order of submission.
-    fn wake_waiting(&mut self, now: Instant, target: u8) {
-        if now < self.writes_open_at {
+    fn wake_waiting(&mut self, target: u8) {
+        if !self.targets[usize::from(target)].takes_writes() {
             return;
         }
         let mut slot = self.targets[usize::from(target)].waiting.head();

@@ -152,6 +152,16 @@ pub(super) struct PayloadTrial {
     pub(super) in_slot: u16,
 }
 
+/// WRITE copies that an earlier process may have left on a path. They are accounted for like our own: by the answer to a
+/// probe that was sent when all of them had arrived or were lost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Predecessor {
+    /// By then what it sent has arrived, or never will.
+    pub(super) arrived_at: Instant,
+    /// When a probe sent later was answered first.
+    pub(super) passed_at: Option<Instant>,
+}
+
 /// One way to a target.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Path {
@@ -168,6 +178,8 @@ pub(super) struct Path {
     pub(super) resend: List,
     /// WRITEs over whose copies are unaccounted for.
     pub(super) lingering: List,
+    /// While there is one, the target's WRITEs wait.
+    pub(super) predecessor: Option<Predecessor>,
     /// When something of this target came this way last.
     pub(super) heard_at: Instant,
     /// Since when there is something unanswered, or the last sign of life after that.
@@ -191,8 +203,8 @@ pub(super) struct Path {
     /// The trial could not READ (the target is reserved for others): try again when it answers data.
     pub(super) payload_unverified: bool,
     pub(super) trial: Option<PayloadTrial>,
-    /// When a frame longer than any MTU of 1500 carries came in last, or was acknowledged.
-    pub(super) long_heard_at: Instant,
+    /// When a frame longer than any MTU of 1500 carries got through last: to us (a READ's answer), and from us (a WRITE).
+    pub(super) long_passed_at: [Instant; 2],
 }
 
 impl Path {
@@ -207,6 +219,7 @@ impl Path {
             slow: List::EMPTY,
             resend: List::EMPTY,
             lingering: List::EMPTY,
+            predecessor: None,
             heard_at: now,
             quiet_since: now,
             timer_floor: now,
@@ -220,7 +233,7 @@ impl Path {
             payload_sectors: 0,
             payload_unverified: false,
             trial: None,
-            long_heard_at: now,
+            long_passed_at: [now; 2],
         }
     }
 

@@ -96,8 +96,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         trial.next_try_at = now + spacing;
         trial.out_due = !trial.out_answered;
         trial.in_due = !trial.in_answered;
-        // A short frame beside the long ones tells whether the target is there at all.
-        path.want_probe(now);
+        // A short frame tells whether the target is there at all. Half-way to the next try, since the long ones of several
+        // paths may fill all buffers of a small target, try after try.
+        path.want_probe(now + spacing / 2);
     }
 
     /// The next frame of the trial that is due: command, copy, destination.
@@ -177,7 +178,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             sectors
         };
         let before = core::mem::replace(&mut path.payload_sectors, sectors);
-        path.long_heard_at = now;
+        path.long_passed_at = [now; 2];
         path.timer_floor = now;
         path.timeouts_in_row = 0;
         let info = path.info(&self.config);
@@ -195,7 +196,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     pub(super) fn on_data_answered(&mut self, now: Instant, number: u8, path_number: u8) {
         let path = self.targets[usize::from(number)].path(path_number);
         // A READ may fail for other reasons than a reservation, an unreadable sector, and data goes on all the same.
-        let rested = now.saturating_since(path.long_heard_at) >= TRIAL_REST;
+        let rested = now.saturating_since(path.long_passed_at[0]) >= TRIAL_REST;
         if path.payload_unverified && path.trial.is_none() && rested {
             self.begin_trial(now, number, path_number);
         }
@@ -219,7 +220,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
     }
 
-    /// Long commands stay unanswered while short frames are not: a jumbo black hole. The size is tried anew.
+    /// Long commands stay unanswered while short frames are not, and no other long frame gets through in their direction: a jumbo
+    /// black hole. The size is tried anew.
     pub(super) fn suspect_black_hole(&mut self, now: Instant, number: u8, path_number: u8) {
         let path = self.targets[usize::from(number)].path(path_number);
         let slot = path.resend.head();
@@ -230,7 +232,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let swallowed = command.count > SHORT_SECTORS
             && command.copies >= SUSPICIOUS_COPIES
             && path.heard_at > command.first_sent
-            && path.long_heard_at < command.first_sent;
+            && path.long_passed_at[usize::from(command.kind == Kind::Write)] < command.last_sent;
         if swallowed {
             self.begin_trial(now, number, path_number);
         }

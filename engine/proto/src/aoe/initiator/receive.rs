@@ -229,7 +229,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         match live.state {
             State::Lingering => {
                 if live.all_answered() {
-                    self.end_lingering(now, slot);
+                    self.end_lingering(slot);
                 }
             }
             _ => self.on_first_answer(heard, slot),
@@ -269,7 +269,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 path.newest_answered = path.newest_answered.max(command.last_sent);
             }
             if command.count > SHORT_SECTORS {
-                path.long_heard_at = now;
+                path.long_passed_at[usize::from(command.kind == Kind::Write)] = now;
             }
         }
     }
@@ -351,6 +351,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 self.commands.release(core::mem::replace(place, NONE));
             }
         }
+        self.on_predecessor_probed(now, number, path_number, sent_at);
+        let path = self.targets[usize::from(number)].path(path_number);
         let mut slot = path.lingering.head();
         let mut check_at: Option<Instant> = None;
         while slot != NONE {
@@ -358,7 +360,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             match self.alive_until(now, sent_at, slot) {
                 None => {
                     self.counters.lingered_dead += 1;
-                    self.end_lingering(now, slot);
+                    self.end_lingering(slot);
                 }
                 Some(at) => check_at = Some(check_at.map_or(at, |earliest| earliest.min(at))),
             }
@@ -370,6 +372,35 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         {
             path.want_probe(at.max(now));
         }
+    }
+
+    /// The same for what an earlier process may have left on the path.
+    fn on_predecessor_probed(
+        &mut self,
+        now: Instant,
+        number: u8,
+        path_number: u8,
+        sent_at: Instant,
+    ) {
+        let (order, lifetime) = (self.config.target_order, self.config.frame_lifetime);
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        let Some(copies) = &mut path.predecessor else {
+            return;
+        };
+        if sent_at < copies.arrived_at {
+            let at = copies.arrived_at;
+            return path.want_probe(at);
+        }
+        let passed_at = *copies.passed_at.get_or_insert(now);
+        let done_at = match order {
+            TargetOrder::Serial => now,
+            TargetOrder::Parallel => passed_at + lifetime,
+        };
+        if done_at > now {
+            return path.want_probe(done_at);
+        }
+        path.predecessor = None;
+        self.wake_waiting(number);
     }
 
     /// What the answer, here now, to a probe sent at `sent_at` says of a lingering command: its copies are dead (`None`), or

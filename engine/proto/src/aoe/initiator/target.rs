@@ -7,7 +7,7 @@ use sandrail_wire::{MacAddr, TargetAddr};
 use super::api::{InterfaceId, PinnedMacs, RestartEvidence, TargetInfo};
 use super::config::{INTERFACES_MAX, InitiatorConfig, PATHS_MAX};
 use super::list::{List, NONE};
-use super::path::Path;
+use super::path::{Path, Predecessor};
 use super::ranges::ClosedRanges;
 use crate::time::Instant;
 
@@ -172,10 +172,27 @@ impl Target {
         interface: InterfaceId,
         mac: MacAddr,
         now: Instant,
+        predecessor_until: Option<Instant>,
     ) -> Option<u8> {
         let place = self.paths.iter().position(Option::is_none)?;
-        self.paths[place] = Some(Path::new(interface, mac, self.window_cap(config), now));
+        let mut path = Path::new(interface, mac, self.window_cap(config), now);
+        if let Some(arrived_at) = predecessor_until {
+            path.predecessor = Some(Predecessor {
+                arrived_at,
+                passed_at: None,
+            });
+            path.want_probe(arrived_at.max(now));
+        }
+        self.paths[place] = Some(path);
         u8::try_from(place).ok()
+    }
+
+    /// Whether nothing of an earlier process can arrive any more, on any path.
+    pub(super) fn takes_writes(&self) -> bool {
+        self.paths
+            .iter()
+            .flatten()
+            .all(|path| path.predecessor.is_none())
     }
 
     pub(super) fn info(&self, config: &InitiatorConfig) -> Option<TargetInfo> {

@@ -6,7 +6,7 @@ use super::Initiator;
 use super::api::{IoError, Notice, TargetId};
 use super::command::State;
 use super::list::{Linked, NONE};
-use super::path::{Path, SILENT_AFTER_TIMEOUTS};
+use super::path::{Path, Predecessor, SILENT_AFTER_TIMEOUTS};
 use super::target::{Phase, Target};
 use crate::time::Instant;
 
@@ -27,7 +27,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             self.target_timers(now, number);
         }
         self.tags_at = self.tags_at.filter(|at| *at > now);
-        self.quarantined &= now < self.writes_open_at;
         if self.deadline_floor.is_some_and(|floor| floor <= now) {
             self.expire(now);
         }
@@ -37,9 +36,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn target_timers(&mut self, now: Instant, number: u8) {
         let place = usize::from(number);
         self.attach_timers(now, number);
-        if self.quarantined && now >= self.writes_open_at {
-            self.wake_waiting(now, number);
-        }
         for path in 0..self.targets[place].paths.len() {
             if self.targets[place].paths[path].is_some() {
                 self.path_timers(now, number, u8::try_from(path).expect("PATHS_MAX fits"));
@@ -60,14 +56,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     }
 
     fn target_due(&self, target: &Target) -> Option<Instant> {
-        let quarantine =
-            (!target.waiting.is_empty() && self.quarantined).then_some(self.writes_open_at);
         let paths = target
             .paths
             .iter()
             .flatten()
             .filter_map(|path| self.path_due(target, path));
-        paths.chain(quarantine).chain(self.attach_due(target)).min()
+        paths.chain(self.attach_due(target)).min()
     }
 
     fn path_due(&self, target: &Target, path: &Path) -> Option<Instant> {
@@ -117,7 +111,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let unflushed = target.phase == Phase::Up
             && target.write_mark > target.flushed_mark
             && target.suspect.is_none();
-        let waits = !path.slow.is_empty() || path.is_probing() || path.silent;
+        let owed = |copies: Predecessor| copies.arrived_at <= self.last_called;
+        let waits = !path.slow.is_empty()
+            || path.is_probing()
+            || path.silent
+            || path.predecessor.is_some_and(owed);
         let since = path.probed_at.max(path.heard_at);
         (unflushed || waits)
             .then_some(if waits { path.probed_at } else { since } + self.config.probe_interval)

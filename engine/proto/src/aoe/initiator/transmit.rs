@@ -235,10 +235,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         {
             return None;
         }
-        if path.resend.head() != NONE {
-            return self.decide_resend(now, number, path_number);
+        if path.resend.head() != NONE
+            && let Some(decided) = self.decide_resend(now, number, path_number)
+        {
+            return Some(decided);
         }
-        if path.is_usable() && !target.ready.is_empty() {
+        // What had no room for another copy under its tag has become ready again.
+        let target = &self.targets[usize::from(number)];
+        if target.path(path_number).is_usable() && !target.ready.is_empty() {
             return self.decide_fresh(now, number, path_number);
         }
         None
