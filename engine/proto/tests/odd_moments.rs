@@ -9,7 +9,7 @@ use core::time::Duration;
 use bench::{ADDR, Bench, Disk, OURS, THEIRS, WIRE, advertisement, interface_of, ours};
 use sandrail_proto::aoe::initiator::*;
 use sandrail_wire::aoe::ReserveCommand;
-use sandrail_wire::{FrameRef, MacAddr, TargetAddr};
+use sandrail_wire::{FrameRef, Lba, MacAddr, TargetAddr};
 
 const OTHER: TargetAddr = TargetAddr { shelf: 7, slot: 4 };
 
@@ -188,6 +188,32 @@ fn writes_wait_for_a_probe_after_the_quarantine() {
         bench.run(ms(200));
         assert_eq!(bench.result(), Ok(Outcome::Written));
     }
+}
+
+/// Long WRITEs vanish, while answers to long READs arrive all the time: that those pass says nothing of the others.
+#[test]
+fn a_black_hole_in_one_direction_is_found() {
+    let mut bench = Bench::new(Disk::new(), InitiatorConfig::default());
+    let target = bench.attach();
+    let write = Operation::Write {
+        lba: Lba(100),
+        if_closed: IfClosed::Wait,
+    };
+    bench.submit(target, write, vec![0x5a; 20 * 512]);
+    let mut written = None;
+    for _ in 0..400 {
+        bench.submit(target, Operation::Read { lba: Lba(0) }, vec![0; 17 * 512]);
+        bench.run_while(ms(5), |frame| frame.len() <= 1514);
+        while let Some(done) = bench.done.pop_front() {
+            if done.operation == write {
+                written = Some(done.result);
+            }
+        }
+        if written.is_some() {
+            break;
+        }
+    }
+    assert_eq!(written, Some(Ok(Outcome::Written)));
 }
 
 /// Two paths, of which one dies with nothing to do: a flush that goes there comes to its end along the other.
