@@ -277,10 +277,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// Anything from a pinned MAC for its address: the path lives.
     fn on_sign(&mut self, now: Instant, number: u8, path_number: u8, sign: Sign) {
         let serial = self.config.target_order == TargetOrder::Serial;
+        let suspicious = self.was_quiet(now, number, path_number);
         let path = self.targets[usize::from(number)].path_mut(path_number);
-        // Measured up to our own last look at the clock: while we were not looking, silence was ours.
-        let silence = self.last_called.saturating_since(path.quiet_since);
-        let suspicious = path.is_waiting() && silence >= self.config.restart_silence;
         path.heard_at = now;
         path.quiet_since = now;
         path.timeouts_in_row = 0;
@@ -341,6 +339,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 );
             }
         }
+    }
+
+    /// Whether a path that owed an answer was silent for so long that its target may have restarted.
+    fn was_quiet(&self, now: Instant, number: u8, path_number: u8) -> bool {
+        let path = self.targets[usize::from(number)].path(path_number);
+        let silence = now.saturating_since(path.quiet_since);
+        if !path.is_waiting() || silence < self.config.restart_silence {
+            return false;
+        }
+        // While a timer was due and nobody called us, the silence was ours: answers may have lain in the ring.
+        let overdue = self
+            .poll_timeout()
+            .map_or(Duration::ZERO, |due| now.saturating_since(due));
+        let away = overdue.min(now.saturating_since(self.last_called));
+        silence.saturating_sub(away) >= self.config.restart_silence
     }
 
     /// Releases this probe and those before it, and the lingering commands whose copies it shows dead (S2).
