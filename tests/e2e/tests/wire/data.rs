@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use sandrail_e2e::Wire;
-use sandrail_e2e::matrix::{MIB_MIN, combinations, mib, run};
+use sandrail_e2e::matrix::{combinations, mib, run};
 
 use crate::{has, turn};
 
@@ -33,10 +33,5 @@ fn data_comes_back_bit_for_bit_over_every_link_shard_layout_and_mtu() -> Result<
 
 #[test]
 fn data_comes_back_bit_for_bit_under_loss_duplication_and_reordering() -> Result<()> {
-    // Fewer: with every tenth round trip lost, this takes ten times as long.
-    run_all(
-        "data_comes_back_under_loss",
-        0.05,
-        (mib(64) / 8).max(MIB_MIN),
-    )
+    run_all("data_comes_back_under_loss", 0.05, mib(64))
 }
