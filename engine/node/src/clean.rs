@@ -2,9 +2,9 @@
 //!
 //! A process that was killed may have WRITEs in the network, and its successor, with the same MACs, can't tell their
 //! late effects from its own (S2, S3). A file for each MAC is there while the MAC is in use, and is removed only after
-//! a stop with every copy accounted for. Who finds one lets its WRITEs wait for one frame lifetime
-//! (`InitiatorConfig::write_quarantine`). The directory lies in memory: after a reboot it is empty, and a boot takes
-//! longer than a lifetime. The file is locked with flock(2) while in use: a MAC has one user at a time.
+//! a stop with every copy accounted for. Who finds one lets its WRITEs wait for one frame lifetime, and then for a probe's
+//! answer (`InitiatorConfig::write_quarantine`). The directory lies in memory: after a reboot it is empty, and a boot
+//! takes longer than a lifetime. The file is locked with flock(2) while in use: a MAC has one user at a time.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};

@@ -44,7 +44,8 @@ pub struct InitiatorConfig {
     pub commands_max: u16,
     /// How long a frame may live in the network after it left the machine (`san.frame_lifetime`).
     pub frame_lifetime: Duration,
-    /// How long after the start WRITEs wait, when an earlier user of these MACs may have left copies on their way.
+    /// How long after the start WRITEs wait at least, when an earlier user of these MACs may have left copies on their way. After
+    /// that they wait for a probe's answer on each path of their target, as for our own copies (S2). Zero: nobody did.
     pub write_quarantine: Duration,
     /// Retransmission timeout before the first measured round trip.
     pub rto_initial: Duration,
