@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("sandrail-disk", 2),
     ("sandrail-store", 2),
     ("sandrail-node", 3),
+    ("sandrail-report", 4),
     ("sandrail-sim", 4),
     ("sandrail", 5),
     ("sandrail-blade", 5),

@@ -2,3 +2,4 @@
 
 pub mod initiator;
 pub mod rotation;
+pub mod target;

@@ -1,0 +1,3 @@
+//! An AoE target that keeps its promises.
+
+fn main() {}

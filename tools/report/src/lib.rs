@@ -1,0 +1,1 @@
+//! Results of measurements: their files, tables and pictures.
