@@ -9,6 +9,7 @@ mod error;
 mod ident;
 mod mask;
 mod reserve;
+mod vendor;
 
 #[cfg(test)]
 mod golden;
@@ -24,6 +25,11 @@ pub use mask::{
     MaskRepr,
 };
 pub use reserve::{MACS_MAX, MacList, ReserveCommand, ReserveRepr};
+
+pub use vendor::{
+    Features, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND, SANDRAIL_VERSION, SandrailError,
+    SandrailOperation, SandrailRepr, SandrailStatus, Session,
+};
 
 use crate::ata::SECTOR_BYTES;
 use crate::{BufferTooSmall, claim};
@@ -44,6 +50,64 @@ const COMMAND_ATA: u8 = 0;
 const COMMAND_CONFIG: u8 = 1;
 const COMMAND_MASK: u8 = 2;
 const COMMAND_RESERVE: u8 = 3;
+
+/// The AoE header alone: enough to know whom a frame is for, and to answer one whose arguments make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Version, 4 bits.
+    pub version: u8,
+    /// From a target (R flag) rather than to one.
+    pub response: bool,
+    /// The error byte, if the E flag is set.
+    pub error: Option<ErrorCode>,
+    /// The target, possibly a wildcard.
+    pub addr: TargetAddr,
+    /// The command byte, known or not.
+    pub command: u8,
+    /// The initiator's tag.
+    pub tag: Tag,
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, which begin behind the Ethernet header; whatever follows is not looked at.
+    ///
+    /// # Errors
+    /// [`AoeError::Truncated`].
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<Self, AoeError> {
+        let header = bytes
+            .first_chunk::<AOE_HEADER_BYTES>()
+            .ok_or(AoeError::Truncated {
+                what: "AoE header",
+                need_bytes: AOE_HEADER_BYTES,
+                have_bytes: bytes.len(),
+            })?;
+        let [flags, code, shelf0, shelf1, slot, command, t0, t1, t2, t3] = *header;
+        Ok(Self {
+            version: flags >> 4,
+            response: flags & FLAG_RESPONSE != 0,
+            error: (flags & FLAG_ERROR != 0).then(|| ErrorCode::from(code)),
+            addr: TargetAddr {
+                shelf: u16::from_be_bytes([shelf0, shelf1]),
+                slot,
+            },
+            command,
+            tag: Tag(u32::from_be_bytes([t0, t1, t2, t3])),
+        })
+    }
+
+    /// Writes the header, with no arguments behind it.
+    pub fn emit(&self, out: &mut [u8; AOE_HEADER_BYTES]) {
+        out[0] = self.version << 4
+            | if self.response { FLAG_RESPONSE } else { 0 }
+            | if self.error.is_some() { FLAG_ERROR } else { 0 };
+        out[1] = self.error.map_or(0, u8::from);
+        out[2..4].copy_from_slice(&self.addr.shelf.to_be_bytes());
+        out[4] = self.addr.slot;
+        out[5] = self.command;
+        out[6..10].copy_from_slice(&self.tag.0.to_be_bytes());
+    }
+}
 
 /// Meaning of an AoE frame behind its Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,40 +181,28 @@ impl<'a> Repr<'a> {
     /// [`AoeError`]: a field is cut off, the command is unknown, or a length is not allowed.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, AoeError> {
-        let (header, args) =
-            bytes
-                .split_first_chunk::<AOE_HEADER_BYTES>()
-                .ok_or(AoeError::Truncated {
-                    what: "AoE header",
-                    need_bytes: AOE_HEADER_BYTES,
-                    have_bytes: bytes.len(),
-                })?;
-        let [flags, code, shelf0, shelf1, slot, command, t0, t1, t2, t3] = *header;
-        let error = (flags & FLAG_ERROR != 0).then(|| ErrorCode::from(code));
+        let header = Header::parse(bytes)?;
         let args = Args {
-            bytes: args,
-            may_lack: error.is_some() && flags & FLAG_RESPONSE != 0,
+            bytes: &bytes[AOE_HEADER_BYTES..],
+            may_lack: header.error.is_some() && header.response,
         };
-        let body = match command {
+        let body = match header.command {
             COMMAND_ATA => Body::Ata(AtaRepr::parse(args)?),
             COMMAND_CONFIG => Body::Config(ConfigRepr::parse(args)?),
             COMMAND_MASK => Body::MacMask(MaskRepr::parse(args)?),
             COMMAND_RESERVE => Body::Reserve(ReserveRepr::parse(args)?),
-            VENDOR_COMMAND_MIN.. => Body::Vendor {
+            command @ VENDOR_COMMAND_MIN.. => Body::Vendor {
                 command,
                 data: args.bytes,
             },
             unknown => return Err(AoeError::UnknownCommand(unknown)),
         };
         Ok(Self {
-            version: flags >> 4,
-            response: flags & FLAG_RESPONSE != 0,
-            error,
-            addr: TargetAddr {
-                shelf: u16::from_be_bytes([shelf0, shelf1]),
-                slot,
-            },
-            tag: Tag(u32::from_be_bytes([t0, t1, t2, t3])),
+            version: header.version,
+            response: header.response,
+            error: header.error,
+            addr: header.addr,
+            tag: header.tag,
             body,
         })
     }
@@ -170,15 +222,19 @@ impl<'a> Repr<'a> {
     #[inline]
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, BufferTooSmall> {
         let len_bytes = self.len_bytes();
-        let (header, args) = claim(out, len_bytes)?.split_at_mut(AOE_HEADER_BYTES);
-        header[0] = self.version << 4
-            | if self.response { FLAG_RESPONSE } else { 0 }
-            | if self.error.is_some() { FLAG_ERROR } else { 0 };
-        header[1] = self.error.map_or(0, u8::from);
-        header[2..4].copy_from_slice(&self.addr.shelf.to_be_bytes());
-        header[4] = self.addr.slot;
-        header[5] = self.body.command();
-        header[6..10].copy_from_slice(&self.tag.0.to_be_bytes());
+        let out = claim(out, len_bytes)?;
+        let (header, args) = out
+            .split_first_chunk_mut::<AOE_HEADER_BYTES>()
+            .expect("a message is never shorter than its header");
+        Header {
+            version: self.version,
+            response: self.response,
+            error: self.error,
+            addr: self.addr,
+            command: self.body.command(),
+            tag: self.tag,
+        }
+        .emit(header);
         match &self.body {
             Body::Ata(ata) => ata.emit(args),
             Body::Config(config) => config.emit(args),
@@ -199,6 +255,13 @@ impl<'a> Repr<'a> {
 #[must_use]
 pub const fn sectors_by_mtu(mtu_bytes: usize) -> usize {
     mtu_bytes.saturating_sub(ATA_HEADER_BYTES) / SECTOR_BYTES
+}
+
+/// The sectors of one command as Linux's driver, vblade and ggaoed compute them: `(mtu - 36) / 512`. A target announces these, so
+/// that an initiator that reckons like them and one that reckons as [`sectors_by_mtu`] agree with it.
+#[must_use]
+pub const fn sectors_by_mtu_customary(mtu_bytes: usize) -> usize {
+    mtu_bytes.saturating_sub(crate::ethernet::HEADER_BYTES + ATA_HEADER_BYTES) / SECTOR_BYTES
 }
 
 /// A command's arguments, to be read field by field.

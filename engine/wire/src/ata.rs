@@ -5,27 +5,58 @@
 
 use core::fmt;
 
+use crate::aoe::Features;
+
 /// Bytes of a sector. AoE counts and addresses in these, whatever the medium beneath.
 pub const SECTOR_BYTES: usize = 512;
 
+/// DATA SET MANAGEMENT; with [`FEATURE_TRIM`] it says which sectors are of no use any more.
+pub const COMMAND_DATA_SET_MANAGEMENT: u8 = 0x06;
 /// READ SECTORS, 28-bit address.
 pub const COMMAND_READ: u8 = 0x20;
 /// READ SECTORS EXT, 48-bit address.
 pub const COMMAND_READ_EXT: u8 = 0x24;
+/// READ DMA EXT. Over AoE the same as [`COMMAND_READ_EXT`].
+pub const COMMAND_READ_DMA_EXT: u8 = 0x25;
 /// WRITE SECTORS, 28-bit address.
 pub const COMMAND_WRITE: u8 = 0x30;
 /// WRITE SECTORS EXT, 48-bit address.
 pub const COMMAND_WRITE_EXT: u8 = 0x34;
+/// WRITE DMA EXT. Over AoE the same as [`COMMAND_WRITE_EXT`].
+pub const COMMAND_WRITE_DMA_EXT: u8 = 0x35;
+/// READ VERIFY SECTORS, 28-bit address: reads, and returns no data.
+pub const COMMAND_READ_VERIFY: u8 = 0x40;
+/// READ VERIFY SECTORS EXT, 48-bit address.
+pub const COMMAND_READ_VERIFY_EXT: u8 = 0x42;
 /// SMART.
 pub const COMMAND_SMART: u8 = 0xb0;
+/// READ DMA, 28-bit address.
+pub const COMMAND_READ_DMA: u8 = 0xc8;
+/// WRITE DMA, 28-bit address.
+pub const COMMAND_WRITE_DMA: u8 = 0xca;
+/// STANDBY IMMEDIATE.
+pub const COMMAND_STANDBY_IMMEDIATE: u8 = 0xe0;
+/// IDLE IMMEDIATE.
+pub const COMMAND_IDLE_IMMEDIATE: u8 = 0xe1;
+/// STANDBY.
+pub const COMMAND_STANDBY: u8 = 0xe2;
+/// IDLE.
+pub const COMMAND_IDLE: u8 = 0xe3;
 /// CHECK POWER MODE.
 pub const COMMAND_CHECK_POWER: u8 = 0xe5;
+/// SLEEP.
+pub const COMMAND_SLEEP: u8 = 0xe6;
 /// FLUSH CACHE.
 pub const COMMAND_FLUSH: u8 = 0xe7;
 /// FLUSH CACHE EXT.
 pub const COMMAND_FLUSH_EXT: u8 = 0xea;
 /// IDENTIFY DEVICE.
 pub const COMMAND_IDENTIFY: u8 = 0xec;
+
+/// Feature register of [`COMMAND_DATA_SET_MANAGEMENT`]: TRIM.
+pub const FEATURE_TRIM: u8 = 0x01;
+/// Count register in the answer to [`COMMAND_CHECK_POWER`]: active or idle.
+pub const POWER_ACTIVE: u8 = 0xff;
 
 /// Status: the command failed, see the error register.
 pub const STATUS_ERR: u8 = 0x01;
@@ -98,6 +129,42 @@ impl fmt::Display for SectorCount {
     }
 }
 
+/// Bytes of a range of [`COMMAND_DATA_SET_MANAGEMENT`]; a sector holds 64.
+pub const TRIM_RANGE_BYTES: usize = 8;
+
+/// Sectors of no use any more: an entry of a TRIM's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrimRange {
+    /// First sector, 48 bits.
+    pub lba: Lba,
+    /// How many; an entry with none is a filler.
+    pub sectors: u16,
+}
+
+impl TrimRange {
+    /// Reads an entry: little-endian, 48 bits of address under 16 of count.
+    #[must_use]
+    pub const fn parse(entry: [u8; TRIM_RANGE_BYTES]) -> Self {
+        let [l0, l1, l2, l3, l4, l5, c0, c1] = entry;
+        Self {
+            lba: Lba(u64::from_le_bytes([l0, l1, l2, l3, l4, l5, 0, 0])),
+            sectors: u16::from_le_bytes([c0, c1]),
+        }
+    }
+
+    /// The entry's bytes.
+    ///
+    /// # Panics
+    /// If the address exceeds [`Lba::MAX`]: cut short, it would name another sector.
+    #[must_use]
+    pub const fn emit(self) -> [u8; TRIM_RANGE_BYTES] {
+        assert!(self.lba.0 <= Lba::MAX.0, "address exceeds 48 bits");
+        let [l0, l1, l2, l3, l4, l5, ..] = self.lba.0.to_le_bytes();
+        let [c0, c1] = self.sectors.to_le_bytes();
+        [l0, l1, l2, l3, l4, l5, c0, c1]
+    }
+}
+
 /// A string of IDENTIFY data: `N` bytes of ASCII, filled up with spaces.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IdentifyString<const N: usize>([u8; N]);
@@ -157,6 +224,12 @@ pub struct Identify {
     pub flush_ext: bool,
     /// A volatile write cache is there and switched on.
     pub write_cache: bool,
+    /// The power management commands are understood: CHECK POWER, idle, standby, sleep.
+    pub power_management: bool,
+    /// TRIM is understood, and a command may carry so many sectors of ranges (0: no limit is told); `None`: it is not.
+    pub trim_blocks_max: Option<u16>,
+    /// Sandrail's vendor command is understood, with these features; only the lower 16 bits are told here.
+    pub sandrail: Option<Features>,
     /// Model.
     pub model: IdentifyString<40>,
     /// Serial number.
@@ -204,12 +277,20 @@ const CONFIGURATION_CFA: u16 = 0x848a;
 /// Bits 15:14 of words 83, 84, 87 and 106 read 01 when the word is valid.
 const VALID_MASK: u16 = 0xc000;
 const VALID: u16 = 0x4000;
+const BIT_POWER_MANAGEMENT: u16 = 1 << 3;
 const BIT_WRITE_CACHE: u16 = 1 << 5;
 const BIT_LBA48: u16 = 1 << 10;
 const BIT_FLUSH: u16 = 1 << 12;
 const BIT_FLUSH_EXT: u16 = 1 << 13;
 /// Word 106: words 117 and 118 give the length of a logical sector.
 const BIT_LONG_SECTORS: u16 = 1 << 12;
+/// Word 169: TRIM.
+const BIT_TRIM: u16 = 1 << 0;
+/// Words 129 and 130, the first of those that the standard leaves to vendors: Sandrail's mark, its characters in their order.
+const SANDRAIL_MARK: [u8; 4] = *b"SRAL";
+const SANDRAIL_MARK_AT: usize = 2 * 129;
+/// Features behind it.
+const SANDRAIL_FEATURES_WORD: usize = 131;
 /// Low byte of word 255 when its high byte is a checksum.
 const CHECKSUM_SIGNATURE: u8 = 0xa5;
 
@@ -261,6 +342,7 @@ impl Identify {
     /// - 48-bit addresses by bit 10 of word 83 *or* 86, as Linux's AoE driver has it, and a size in words 100 to 103;
     ///   without one the 28-bit size in words 60 and 61 counts. A size of 0 is handed on: the caller judges.
     /// - A flush is claimed only by a valid word 83 *and* by word 86 (supported and enabled).
+    /// - TRIM by bit 0 of word 169, Sandrail's vendor command by its mark in words 129 and 130.
     /// - The checksum is verified only where word 255 bears its signature; vblade sets none.
     ///
     /// # Errors
@@ -301,6 +383,10 @@ impl Identify {
             flush: claimed & BIT_FLUSH != 0,
             flush_ext: claimed & BIT_FLUSH_EXT != 0,
             write_cache: word(data, 82) & word(data, 85) & BIT_WRITE_CACHE != 0,
+            power_management: word(data, 82) & BIT_POWER_MANAGEMENT != 0,
+            trim_blocks_max: (word(data, 169) & BIT_TRIM != 0).then(|| word(data, 105)),
+            sandrail: (data[SANDRAIL_MARK_AT..].starts_with(&SANDRAIL_MARK))
+                .then(|| Features(u32::from(word(data, SANDRAIL_FEATURES_WORD)))),
             model: string(data, 27),
             serial: string(data, 10),
             firmware: string(data, 23),
@@ -331,7 +417,8 @@ impl Identify {
         set_words::<2>(data, 60, self.sectors.min(Lba::MAX_28.0));
         // ATA/ATAPI-4 to -6.
         set_word(data, 80, 0x0070);
-        let cache = flag(self.write_cache, BIT_WRITE_CACHE);
+        let cache = flag(self.write_cache, BIT_WRITE_CACHE)
+            | flag(self.power_management, BIT_POWER_MANAGEMENT);
         let sets = flag(self.lba48, BIT_LBA48)
             | flag(self.flush, BIT_FLUSH)
             | flag(self.flush_ext, BIT_FLUSH_EXT);
@@ -343,6 +430,15 @@ impl Identify {
         set_word(data, 87, VALID);
         if self.lba48 {
             set_words::<4>(data, 100, self.sectors.min(Lba::MAX.0 + 1));
+        }
+        if let Some(blocks_max) = self.trim_blocks_max {
+            set_word(data, 105, blocks_max);
+            set_word(data, 169, BIT_TRIM);
+        }
+        if let Some(features) = self.sandrail {
+            data[SANDRAIL_MARK_AT..SANDRAIL_MARK_AT + SANDRAIL_MARK.len()]
+                .copy_from_slice(&SANDRAIL_MARK);
+            set_words::<1>(data, SANDRAIL_FEATURES_WORD, u64::from(features.0));
         }
         set_string(data, 27, &self.model);
         set_string(data, 10, &self.serial);
@@ -365,6 +461,9 @@ mod tests {
             flush: true,
             flush_ext: true,
             write_cache: true,
+            power_management: true,
+            trim_blocks_max: Some(1),
+            sandrail: Some(Features::SESSIONS.union(Features::EPOCHS)),
             model: IdentifyString::new("Sandrail blade").unwrap(),
             serial: IdentifyString::new("e7.3").unwrap(),
             firmware: IdentifyString::new("0.1").unwrap(),
@@ -397,6 +496,10 @@ mod tests {
         );
         assert_eq!(data[166..168], [0x00, 0x74], "word 83");
         assert_eq!(data[200..208], [0x89, 0x67, 0x45, 0x23, 1, 0, 0, 0]);
+        assert_eq!(data[164..166], [0x28, 0], "word 82: cache, power");
+        assert_eq!(data[210..212], [1, 0], "word 105: TRIM's sectors");
+        assert_eq!(data[258..264], *b"SRAL\x03\0", "words 129 to 131");
+        assert_eq!(data[338..340], [1, 0], "word 169: TRIM");
         assert_eq!(data[510], 0xa5);
         assert_eq!(byte_sum(&data), 0);
         assert_eq!(Identify::parse(&data), Ok(disk()));
@@ -447,6 +550,47 @@ mod tests {
         data[173] &= !0x20;
         let parsed = Identify::parse(&data).unwrap();
         assert!(parsed.flush && !parsed.flush_ext);
+    }
+
+    #[test]
+    fn other_disks_announce_nothing_of_ours() {
+        let plain = Identify {
+            power_management: false,
+            trim_blocks_max: None,
+            sandrail: None,
+            ..disk()
+        };
+        let mut data = unsigned(&plain);
+        assert_eq!(Identify::parse(&data), Ok(plain));
+        // The sectors of a TRIM mean nothing without it, features nothing without the whole mark.
+        data[210..212].fill(0xff);
+        data[258..264].copy_from_slice(b"SRAl\x03\0");
+        assert_eq!(Identify::parse(&data), Ok(plain));
+        data[258..264].copy_from_slice(b"SRAL\0\0");
+        let parsed = Identify::parse(&data).unwrap();
+        assert_eq!(parsed.sandrail, Some(Features::NONE));
+        data[338] = 0xfe;
+        assert_eq!(Identify::parse(&data).unwrap().trim_blocks_max, None);
+        data[338] = 0x01;
+        data[210..212].fill(0);
+        assert_eq!(Identify::parse(&data).unwrap().trim_blocks_max, Some(0));
+    }
+
+    #[test]
+    fn ranges_to_trim() {
+        let range = TrimRange {
+            lba: Lba(0x0605_0403_0201),
+            sectors: 0x0807,
+        };
+        assert_eq!(range.emit(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(TrimRange::parse(range.emit()), range);
+    }
+
+    #[test]
+    #[should_panic(expected = "address exceeds 48 bits")]
+    fn a_range_to_trim_is_never_cut_short() {
+        let lba = Lba(1 << 48);
+        let _ = TrimRange { lba, sectors: 1 }.emit();
     }
 
     #[test]

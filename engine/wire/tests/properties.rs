@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use sandrail_wire::aoe::{
-    AtaRepr, Body, ConfigCommand, ConfigRepr, DirectiveCommand, ErrorCode, MacList, MaskCommand,
-    MaskDirectives, MaskError, MaskRepr, Repr, ReserveCommand, ReserveRepr, VENDOR_COMMAND_MIN,
+    AtaRepr, Body, ConfigCommand, ConfigRepr, DirectiveCommand, ErrorCode, Features, Header,
+    MacList, MaskCommand, MaskDirectives, MaskError, MaskRepr, Repr, ReserveCommand, ReserveRepr,
+    SandrailRepr, Session, VENDOR_COMMAND_MIN,
 };
 use sandrail_wire::ata::{Identify, IdentifyString};
 use sandrail_wire::ethernet::EthernetRepr;
@@ -171,7 +172,9 @@ proptest! {
     #[test]
     fn identify_is_read_as_it_was_written(
         sectors in 0..=(1_u64 << 48),
-        [lba48, flush, flush_ext, write_cache] in any::<[bool; 4]>(),
+        [lba48, flush, flush_ext, write_cache, power_management] in any::<[bool; 5]>(),
+        trim_blocks_max in any::<Option<u16>>(),
+        features in any::<Option<u16>>(),
         model in "[ -~]{0,40}",
         serial in "[ -~]{0,20}",
         firmware in "[ -~]{0,8}",
@@ -182,6 +185,9 @@ proptest! {
             flush,
             flush_ext,
             write_cache,
+            power_management,
+            trim_blocks_max,
+            sandrail: features.map(|bits| Features(bits.into())),
             model: text(&model),
             serial: text(&serial),
             firmware: text(&firmware),
@@ -193,9 +199,46 @@ proptest! {
     }
 
     #[test]
+    fn sandrails_command_is_read_as_it_was_written(
+        (operation, status, shard, features) in any::<(u8, u8, u8, u32)>(),
+        (incarnation, session, epoch, loss_mark, lifetime_ms) in any::<(u64, u16, u64, u64, u32)>(),
+        macs in proptest::collection::vec(any::<[u8; 6]>(), 0..=255),
+        padding in 0..46_usize,
+    ) {
+        let macs = macs.concat();
+        let repr = SandrailRepr {
+            operation: operation.into(),
+            status: status.into(),
+            shard,
+            features: Features(features),
+            incarnation,
+            session: Session(session),
+            epoch,
+            loss_mark,
+            lifetime_ms,
+            macs: MacList::from_bytes(&macs).expect("whole addresses"),
+        };
+        let mut out = vec![0xaa; repr.len_bytes() + padding];
+        let len_bytes = repr.emit(&mut out).unwrap();
+        prop_assert_eq!(len_bytes, repr.len_bytes());
+        prop_assert_eq!(SandrailRepr::parse(&out), Ok(repr));
+        prop_assert!(SandrailRepr::parse(&out[..len_bytes - 1]).is_err());
+        prop_assert!(repr.emit(&mut vec![0; len_bytes - 1]).is_err());
+    }
+
+    #[test]
     fn no_bytes_are_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = EthernetRepr::parse(&bytes);
-        let _ = Repr::parse(&bytes);
+        let _ = SandrailRepr::parse(&bytes);
+        let _ = SandrailRepr::parse(&[b"SRAL\x01", &bytes[..]].concat());
+        if let Ok(repr) = Repr::parse(&bytes) {
+            let header = Header::parse(&bytes).unwrap();
+            prop_assert_eq!((header.addr, header.tag, header.error), (repr.addr, repr.tag, repr.error));
+            prop_assert_eq!(header.command, repr.body.command());
+            let mut out = [0; 10];
+            header.emit(&mut out);
+            prop_assert_eq!(Header::parse(&out), Ok(header));
+        }
     }
 
     /// Random bytes seldom get past the command; these always do.

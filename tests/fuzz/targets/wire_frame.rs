@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sandrail_wire::aoe::{Body, Repr};
+use sandrail_wire::aoe::{Body, Repr, SandrailRepr};
 use sandrail_wire::ethernet::{EthernetRepr, HEADER_BYTES_MAX};
 
 /// More than the longest body, a MAC mask of 255 directives.
@@ -47,6 +47,14 @@ fn walk(repr: &Repr<'_>) {
         Body::Reserve(reserve) => {
             assert!(reserve.macs.iter().all(|mac| reserve.macs.contains(mac)));
         }
-        Body::Config(_) | Body::Vendor { .. } => {}
+        Body::Vendor { data, .. } => {
+            if let Ok(ours) = SandrailRepr::parse(data) {
+                let mut out = [0xaa; 48 + 255 * 6];
+                let len_bytes = ours.emit(&mut out).expect("room for the longest list");
+                assert!(len_bytes <= data.len(), "more was read than is there");
+                assert_eq!(SandrailRepr::parse(&out[..len_bytes]), Ok(ours));
+            }
+        }
+        Body::Config(_) => {}
     }
 }

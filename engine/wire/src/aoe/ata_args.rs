@@ -1,6 +1,6 @@
 //! Arguments of command 0: the registers of an ATA command.
 
-use super::{AoeError, Args};
+use super::{AoeError, Args, Session};
 use crate::ata::{self, Lba};
 
 pub(super) const ATA_ARGS_BYTES: usize = 12;
@@ -103,6 +103,31 @@ impl AtaRepr {
     #[must_use]
     pub const fn check_power() -> Self {
         Self::unaddressed(ata::COMMAND_CHECK_POWER, 0)
+    }
+
+    /// TRIM (DATA SET MANAGEMENT) by `count` sectors of [ranges](ata::TrimRange), which follow the arguments.
+    #[must_use]
+    pub const fn trim(count: u8) -> Self {
+        Self {
+            write: true,
+            error_feature: ata::FEATURE_TRIM,
+            ..Self::extended(ata::COMMAND_DATA_SET_MANAGEMENT, Lba(0), count)
+        }
+    }
+
+    /// The same command, carrying a session (S5).
+    #[must_use]
+    pub const fn with_session(self, session: Session) -> Self {
+        Self {
+            reserved: session.0.to_be_bytes(),
+            ..self
+        }
+    }
+
+    /// The session that the two reserved bytes carry; [`Session::NONE`] from whoever knows of none.
+    #[must_use]
+    pub const fn session(&self) -> Session {
+        Session(u16::from_be_bytes(self.reserved))
     }
 
     const fn registers(command: u8, count: u8, lba_bytes: [u8; 6]) -> Self {

@@ -17,6 +17,8 @@ pub enum ErrorCode {
     UnsupportedVersion,
     /// 6: the target is reserved for others.
     TargetReserved,
+    /// 0x80, Sandrail's own target only: the command carries a session that is void, or not its sender's (S5).
+    SessionVoid,
     /// A number that the protocol does not define.
     Other(u8),
 }
@@ -30,6 +32,7 @@ impl From<u8> for ErrorCode {
             4 => Self::ConfigStringPresent,
             5 => Self::UnsupportedVersion,
             6 => Self::TargetReserved,
+            0x80 => Self::SessionVoid,
             other => Self::Other(other),
         }
     }
@@ -44,6 +47,7 @@ impl From<ErrorCode> for u8 {
             ErrorCode::ConfigStringPresent => 4,
             ErrorCode::UnsupportedVersion => 5,
             ErrorCode::TargetReserved => 6,
+            ErrorCode::SessionVoid => 0x80,
             ErrorCode::Other(other) => other,
         }
     }
@@ -58,6 +62,7 @@ impl fmt::Display for ErrorCode {
             Self::ConfigStringPresent => "config string present",
             Self::UnsupportedVersion => "unsupported version",
             Self::TargetReserved => "target reserved",
+            Self::SessionVoid => "session void",
             Self::Other(code) => return write!(f, "unknown error {code}"),
         })
     }

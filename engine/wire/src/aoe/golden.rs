@@ -5,8 +5,9 @@
 //! Kept free of everything but text, so that the fuzz targets' seeds are made from the same table.
 
 /// Name and frame. `linux` and `vblade` were seen on the wire between Linux 6.1's driver and vblade 25, `etherdrive` in
-/// a public capture of a Coraid appliance; `hand` follows the specification where nobody was seen to send it.
-pub(crate) const FRAMES: [(&str, &str); 18] = [
+/// a public capture of a Coraid appliance; `hand` follows the specification where nobody was seen to send it;
+/// `sandrail` is what only Sandrail's own ends say.
+pub(crate) const FRAMES: [(&str, &str); 23] = [
     (
         "linux_discover",
         "ffffffffffff 02000000000c 88a2 10 00 ffff ff 01 00000000 0000 0000 00 00 0000",
@@ -78,5 +79,33 @@ pub(crate) const FRAMES: [(&str, &str); 18] = [
     (
         "hand_vendor_qinq",
         "02000000000a 02000000000c 88a8 e3e8 8100 1065 88a2 10 00 0007 03 f0 80000004 0102030405",
+    ),
+    (
+        "sandrail_hello",
+        "02000000000a 02000000000c 88a2 10 00 0007 03 f0 80000005 \
+         5352414c 01 00 00 00 00000003 0000000000000000 0000 0000 \
+         0000000000000000 0000000000000000 00000000 00000000",
+    ),
+    (
+        "sandrail_attach",
+        "02000000000a 02000000000c 88a2 10 00 0007 03 f0 80000006 \
+         5352414c 01 01 00 02 00000003 1122334455667788 0000 0000 \
+         0000000000000000 0000000000000000 000007d0 00000000",
+    ),
+    (
+        "sandrail_attached",
+        "02000000000c 02000000000a 88a2 18 00 0007 03 f0 80000006 \
+         5352414c 01 01 00 02 00000001 1122334455667788 beef 0000 \
+         0000000000000009 a1a2a3a4a5a6a7a8 000007d0 00000000",
+    ),
+    (
+        "sandrail_stale_epoch",
+        "02000000000c 02000000000a 88a2 18 00 0007 03 f0 80000007 \
+         5352414c 01 02 07 00 00000003 0000000000000000 0000 0002 \
+         000000000000000a a1a2a3a4a5a6a7a8 000007d0 00000000 02000000000b 02000000000c",
+    ),
+    (
+        "sandrail_write_void",
+        "02000000000c 02000000000a 88a2 1c 80 0007 03 00 80000008 41 00 08 34 080000000000 beef",
     ),
 ];

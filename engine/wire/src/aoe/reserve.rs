@@ -80,6 +80,12 @@ impl<'a> MacList<'a> {
         Ok(Self { bytes })
     }
 
+    /// The addresses' bytes, 6 each.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// How many there are.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -300,6 +300,158 @@ fn vendor_vector_behind_two_vlan_tags() {
     );
 }
 
+/// Says what the named vector's vendor arguments must mean, and has it checked: read, written, padded, and cut short.
+fn vendor_means(name: &str, header: Repr<'_>, expected: SandrailRepr<'_>) {
+    let frame = frame(name);
+    let mut scratch = [0xaa; 128];
+    let len_bytes = expected.emit(&mut scratch).unwrap();
+    assert_eq!(len_bytes, expected.len_bytes(), "{name}");
+    let data = &scratch[..len_bytes];
+    let body = Body::Vendor {
+        command: SANDRAIL_COMMAND,
+        data,
+    };
+    means(name, Repr { body, ..header });
+    assert_eq!(&frame[24..], data, "{name}");
+    assert_eq!(SandrailRepr::parse(data), Ok(expected), "{name}");
+    assert_eq!(SandrailRepr::parse(&scratch), Ok(expected), "{name}");
+    for len in 0..len_bytes {
+        let error = if len < 4 {
+            SandrailError::NotSandrail
+        } else {
+            SandrailError::Truncated
+        };
+        assert_eq!(SandrailRepr::parse(&data[..len]), Err(error), "{name}");
+    }
+    let mut short = std::vec![0xaa; len_bytes - 1];
+    assert!(expected.emit(&mut short).is_err());
+    assert!(short.iter().all(|byte| *byte == 0xaa), "{name}");
+}
+
+const NOTHING: Body<'_> = Body::Vendor {
+    command: SANDRAIL_COMMAND,
+    data: &[],
+};
+
+#[test]
+fn sandrail_vectors() {
+    vendor_means(
+        "sandrail_hello",
+        request(0x8000_0005, NOTHING),
+        SandrailRepr::request(SandrailOperation::Hello),
+    );
+    let attach = SandrailRepr {
+        shard: 2,
+        incarnation: 0x1122_3344_5566_7788,
+        lifetime_ms: 2000,
+        ..SandrailRepr::request(SandrailOperation::Attach)
+    };
+    vendor_means("sandrail_attach", request(0x8000_0006, NOTHING), attach);
+    let attached = SandrailRepr {
+        features: Features::SESSIONS,
+        session: Session(0xbeef),
+        epoch: 9,
+        loss_mark: 0xa1a2_a3a4_a5a6_a7a8,
+        ..attach
+    };
+    vendor_means(
+        "sandrail_attached",
+        response(0x8000_0006, NOTHING),
+        attached,
+    );
+    let macs = [2, 0, 0, 0, 0, 0xb, 2, 0, 0, 0, 0, 0xc];
+    let stale = SandrailRepr {
+        operation: SandrailOperation::Reserve,
+        status: SandrailStatus::StaleEpoch,
+        shard: 0,
+        features: Features::SESSIONS.union(Features::EPOCHS),
+        incarnation: 0,
+        session: Session::NONE,
+        epoch: 10,
+        macs: MacList::from_bytes(&macs).unwrap(),
+        ..attached
+    };
+    vendor_means(
+        "sandrail_stale_epoch",
+        response(0x8000_0007, NOTHING),
+        stale,
+    );
+    let write = AtaRepr::write_ext(Lba(8), 8).with_session(Session(0xbeef));
+    assert_eq!(write.session(), Session(0xbeef));
+    let void = Repr {
+        error: Some(ErrorCode::SessionVoid),
+        ..response(0x8000_0008, Body::Ata(write))
+    };
+    means("sandrail_write_void", void);
+}
+
+#[test]
+fn other_vendors_and_versions_are_told_apart() {
+    let mut data = frame("sandrail_attach").split_off(24);
+    data[4] = 2;
+    for len in 5..data.len() {
+        let parsed = SandrailRepr::parse(&data[..len]);
+        assert_eq!(parsed, Err(SandrailError::Version(2)), "whatever follows");
+    }
+    data[4] = 0;
+    assert_eq!(SandrailRepr::parse(&data), Err(SandrailError::Version(0)));
+    data[4] = SANDRAIL_VERSION;
+    for at in 0..4 {
+        let mut other = data.clone();
+        other[at] ^= 0x20;
+        assert_eq!(SandrailRepr::parse(&other), Err(SandrailError::NotSandrail));
+    }
+    data[22..24].copy_from_slice(&256_u16.to_be_bytes());
+    data.resize(48 + 256 * 6, 0);
+    assert_eq!(
+        SandrailRepr::parse(&data),
+        Err(SandrailError::TooManyMacs(256))
+    );
+    data[22..24].copy_from_slice(&255_u16.to_be_bytes());
+    assert_eq!(SandrailRepr::parse(&data).unwrap().macs.len(), 255);
+    data[22..24].fill(0);
+    data[44..48].fill(0xff);
+    assert!(
+        SandrailRepr::parse(&data).is_ok(),
+        "reserved bytes are not looked at"
+    );
+}
+
+#[test]
+fn features_are_what_both_ends_have() {
+    let both = Features::SESSIONS.union(Features::EPOCHS);
+    assert!(both.contains(Features::EPOCHS) && both.contains(Features::NONE));
+    assert!(!Features::SESSIONS.contains(both));
+    assert_eq!(
+        both.intersection(Features(0xff02)),
+        Features::EPOCHS,
+        "those that one does not know fall away"
+    );
+}
+
+#[test]
+fn a_header_alone_is_read_whatever_follows() {
+    let bytes = [0x24, 5, 0, 7, 3, 9, 1, 2, 3, 4];
+    let header = Header::parse(&bytes).unwrap();
+    let expected = Header {
+        version: 2,
+        response: false,
+        error: Some(ErrorCode::UnsupportedVersion),
+        addr: SHELF_7,
+        command: 9,
+        tag: Tag(0x0102_0304),
+    };
+    assert_eq!(header, expected);
+    assert_eq!(Repr::parse(&bytes), Err(AoeError::UnknownCommand(9)));
+    let mut out = [0xaa; 10];
+    header.emit(&mut out);
+    assert_eq!(out, bytes);
+    assert!(matches!(
+        Header::parse(&bytes[..9]),
+        Err(AoeError::Truncated { .. })
+    ));
+}
+
 #[test]
 fn a_bare_header_is_enough_of_an_e_response_only() {
     let bare = [0x1c, 6, 0, 7, 3, 0, 0, 0, 0, 9];
@@ -515,8 +667,11 @@ fn error_codes_both_ways() {
         assert_eq!(u8::from(DirectiveCommand::from(code)), code);
         assert_eq!(u8::from(ReserveCommand::from(code)), code);
         assert_eq!(u8::from(ConfigCommand::from(code)), code & 0x0f);
+        assert_eq!(u8::from(SandrailOperation::from(code)), code);
+        assert_eq!(u8::from(SandrailStatus::from(code)), code);
     }
     assert_eq!(ErrorCode::from(6).to_string(), "target reserved");
+    assert_eq!(ErrorCode::from(0x80).to_string(), "session void");
     assert_eq!(ErrorCode::from(77).to_string(), "unknown error 77");
 }
 
@@ -535,6 +690,9 @@ fn payload_by_mtu() {
     ];
     for (mtu_bytes, sectors) in known {
         assert_eq!(sectors_by_mtu(mtu_bytes), sectors, "MTU {mtu_bytes}");
+    }
+    for (mtu_bytes, sectors) in [(0, 0), (1500, 2), (4118, 7), (4132, 8), (9000, 17)] {
+        assert_eq!(sectors_by_mtu_customary(mtu_bytes), sectors);
     }
     // A frame of so many sectors fills the MTU, but for less than a sector.
     for mtu_bytes in ATA_HEADER_BYTES..10_000 {
