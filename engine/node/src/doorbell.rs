@@ -8,21 +8,22 @@
 use crate::sync::{AtomicBool, Ordering, fence};
 
 /// What really wakes the sleeper.
-pub(crate) trait Bell {
+pub trait Bell {
     /// Makes the sleeper's present or next blocking wait return.
     fn ring(&self);
 }
 
 /// A bell with a flag that tells whether ringing is necessary.
 #[derive(Debug)]
-pub(crate) struct Doorbell<B> {
+pub struct Doorbell<B> {
     sleeping: AtomicBool,
     bell: B,
 }
 
 impl<B: Bell> Doorbell<B> {
     /// A doorbell whose owner is awake.
-    pub(crate) fn new(bell: B) -> Self {
+    #[must_use]
+    pub fn new(bell: B) -> Self {
         Self {
             sleeping: AtomicBool::new(false),
             bell,
@@ -30,26 +31,27 @@ impl<B: Bell> Doorbell<B> {
     }
 
     /// The bell, to wait on.
-    pub(crate) fn bell(&self) -> &B {
+    #[must_use]
+    pub fn bell(&self) -> &B {
         &self.bell
     }
 
     /// Sleeper: about to sleep. It must look at everything that could have been pushed once more *after* this call,
     /// and must not sleep when it finds something.
-    pub(crate) fn announce(&self) {
+    pub fn announce(&self) {
         self.sleeping.store(true, Ordering::Relaxed);
         // Partner: the fence in `notify`. Orders the store above before the caller's second look.
         fence(Ordering::SeqCst);
     }
 
     /// Sleeper: awake again, or did not sleep after all.
-    pub(crate) fn awake(&self) {
+    pub fn awake(&self) {
         // Relaxed: a pusher that still sees `true` rings once too often, which the next sleep survives.
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
     /// Pusher: something was pushed. Rings if the owner sleeps or is about to; whether it did.
-    pub(crate) fn notify(&self) -> bool {
+    pub fn notify(&self) -> bool {
         // Partner: the fence in `announce`. Orders the caller's push before the load below.
         fence(Ordering::SeqCst);
         if !self.sleeping.load(Ordering::Relaxed) || !self.sleeping.swap(false, Ordering::Relaxed) {

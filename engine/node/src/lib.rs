@@ -27,6 +27,12 @@ mod shard;
 mod stat;
 mod sync;
 
+/// How a polling thread sleeps until somebody rings or a descriptor is readable: for other programs with such a loop.
+pub mod waiting {
+    pub use crate::doorbell::{Bell, Doorbell};
+    pub use crate::os::{EventFd, PollSet, sharpen_timers};
+}
+
 pub use blocking::BlockingError;
 pub use client::Client;
 pub use config::{Idle, MemoryConfig, NodeConfig, NodeConfigError};

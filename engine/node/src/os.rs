@@ -31,14 +31,14 @@ pub(crate) fn boottime_ns() -> u64 {
 
 /// An eventfd, non-blocking.
 #[derive(Debug)]
-pub(crate) struct EventFd {
+pub struct EventFd {
     file: File,
 }
 
 impl EventFd {
     /// # Errors
     /// Out of descriptors.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         // SAFETY: eventfd takes two plain numbers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -50,7 +50,7 @@ impl EventFd {
     }
 
     /// Forgets earlier rings.
-    pub(crate) fn drain(&self) {
+    pub fn drain(&self) {
         // An error means that nobody rang.
         let _ = (&self.file).read(&mut [0; 8]);
     }
@@ -71,13 +71,14 @@ impl Bell for EventFd {
 
 /// Descriptors to wait on, allocated once.
 #[derive(Debug)]
-pub(crate) struct PollSet {
+pub struct PollSet {
     fds: Vec<libc::pollfd>,
 }
 
 impl PollSet {
     /// For `count` descriptors.
-    pub(crate) fn new(count: usize) -> Self {
+    #[must_use]
+    pub fn new(count: usize) -> Self {
         let none = libc::pollfd {
             fd: -1,
             events: libc::POLLIN,
@@ -89,12 +90,12 @@ impl PollSet {
     }
 
     /// Sets one place; `None` leaves it out (poll(2) ignores negative descriptors).
-    pub(crate) fn set(&mut self, place: usize, fd: Option<RawFd>) {
+    pub fn set(&mut self, place: usize, fd: Option<RawFd>) {
         self.fds[place].fd = fd.unwrap_or(-1);
     }
 
     /// Blocks until a descriptor is readable, a signal comes, or `timeout` is over; whether something is readable.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> bool {
+    pub fn wait(&mut self, timeout: Option<Duration>) -> bool {
         let time = timeout.map(|timeout| libc::timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -109,7 +110,7 @@ impl PollSet {
 }
 
 /// Lets this thread's timers expire within a microsecond instead of the default 50 (prctl(2), PR_SET_TIMERSLACK).
-pub(crate) fn sharpen_timers() {
+pub fn sharpen_timers() {
     let slack_ns: libc::c_ulong = 1_000;
     // SAFETY: PR_SET_TIMERSLACK takes one number.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, slack_ns) };
