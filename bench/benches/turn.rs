@@ -6,18 +6,17 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sandrail_bench::blade::BladeLink;
 use sandrail_bench::load::{OnShard, config};
-use sandrail_bench::site::{Blocks, Direction};
+use sandrail_bench::site::Direction;
 use sandrail_node::clock;
 
 fn load(direction: Direction, depth: usize) -> OnShard<BladeLink> {
     let target = (BladeLink::ADDR, BladeLink::MAC);
-    let blocks = Blocks::new(1, BladeLink::SECTORS);
+    let load = direction.load(BladeLink::SECTORS, 1, depth);
     let mut config = config();
     // In memory a shard outruns its tags: half of their generations must last for a frame's lifetime (S1), which with
     // the usual 2 s caps a shard at 2.1 million I/Os a second.
     config.initiator.frame_lifetime = Duration::from_millis(100);
-    OnShard::new(&config, BladeLink::new(1), target, direction, depth, blocks)
-        .expect("a target in memory answers")
+    OnShard::new(&config, BladeLink::new(1), target, &load).expect("a target in memory answers")
 }
 
 fn turn(criterion: &mut Criterion) {

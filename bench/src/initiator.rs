@@ -181,16 +181,9 @@ fn on_shard<L: Open>(
     depth: usize,
 ) -> anyhow::Result<Ran> {
     let link = site.open::<L>(way)?;
-    let blocks = site.blocks(options.mix.seed);
-    let direction = options.mix.direction;
-    let mut load = OnShard::new(
-        &load::config(),
-        link,
-        site.target(),
-        direction,
-        depth,
-        blocks,
-    )?;
+    let (direction, seed) = (options.mix.direction, options.mix.seed);
+    let wanted = direction.load(site.sectors(), seed, depth);
+    let mut load = OnShard::new(&load::config(), link, site.target(), &wanted)?;
     load.run(options.warmup())?;
     let before = load.stat()?.initiator.tx_copies;
     let mut ran = load.run(options.sample())?;
@@ -205,11 +198,11 @@ fn from_thread<L: Open>(
     depth: usize,
 ) -> anyhow::Result<Ran> {
     let link = site.open::<L>(way)?;
-    let blocks = site.blocks(options.mix.seed);
     let (core, direction) = (options.cores.shard_core, options.mix.direction);
+    let wanted = direction.load(site.sectors(), options.mix.seed, depth);
     let mut load = options
         .cores
-        .on_shard_core(|| FromThread::new(core, link, site.target(), direction, depth, blocks))?;
+        .on_shard_core(|| FromThread::new(core, link, site.target(), &wanted))?;
     load.run(options.warmup())?;
     let before = load.stat()?.initiator.tx_copies;
     let mut ran = load.run(options.sample())?;

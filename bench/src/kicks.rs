@@ -166,17 +166,11 @@ fn costs<L: Open>(
 ) -> anyhow::Result<[Cost; 2]> {
     let duration = Duration::from_millis(options.run_ms);
     let (direction, seed) = (options.mix.direction, options.mix.seed);
+    let wanted = direction.load(site.sectors(), seed, depth);
     let on_shard = options.cores.on_shard_core(|| {
         let link = site.open::<L>(way)?;
         let config = load::config();
-        let mut load = OnShard::new(
-            &config,
-            link,
-            site.target(),
-            direction,
-            depth,
-            site.blocks(seed),
-        )?;
+        let mut load = OnShard::new(&config, link, site.target(), &wanted)?;
         let before = load.stat()?;
         let ran = load.run(duration)?;
         let label = format!("{way}, depth {depth}, on the shard");
@@ -184,16 +178,9 @@ fn costs<L: Open>(
     })?;
     let link = site.open::<L>(way)?;
     let core = options.cores.shard_core;
-    let mut load = options.cores.on_shard_core(|| {
-        FromThread::new(
-            core,
-            link,
-            site.target(),
-            direction,
-            depth,
-            site.blocks(seed),
-        )
-    })?;
+    let mut load = options
+        .cores
+        .on_shard_core(|| FromThread::new(core, link, site.target(), &wanted))?;
     let before = load.stat()?;
     let mut ran = load.run(duration)?;
     let after = load.stat()?;

@@ -4,13 +4,19 @@
 //! on one machine. [`rival`] is the least possible client of an AoE target, [`load`] drives the engine as its users do,
 //! [`site`] is the namespace with a real target in it, and [`blade`] a target in memory for what needs no I/O.
 
+pub mod arrivals;
 pub mod awake;
 pub mod blade;
+pub mod driver;
 pub mod load;
 pub mod machine;
 pub mod pairs;
 pub mod picture;
+pub mod record;
 pub mod report;
 pub mod rival;
 pub mod site;
+pub mod stamp;
 pub mod waiter;
+pub mod workload;
+pub mod zipf;

@@ -1,4 +1,4 @@
-//! The engine under load: a closed loop of 4 KiB I/Os through [`Client`], as its users write it.
+//! The engine under load, through [`Client`], as its users write it.
 
 use std::time::Duration;
 
@@ -9,16 +9,22 @@ use sandrail_node::{
     Client, Completion, Idle, Node, NodeConfig, Request, Shard, TargetHandle, clock,
 };
 use sandrail_proto::aoe::initiator::{IfClosed, Operation, PinnedMacs};
+use sandrail_proto::time::Instant;
 use sandrail_wire::{MacAddr, TargetAddr};
 
+use crate::driver::{Disk, Driver, Ended, LoadConfig, Measured, Refused, Span};
 use crate::rival::Ran;
-use crate::site::{BLOCK_BYTES, Blocks, Direction};
 use crate::waiter::Waiter;
+use crate::workload::Io;
 
 /// How long an attach may take.
 const ATTACH_WITHIN: Duration = Duration::from_secs(10);
 /// Every I/O ends within this.
 const IO_WITHIN: Duration = Duration::from_secs(5);
+/// What an open loop has begun late, and what is under way, may take so much longer than the run.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Turns between two looks at the clock.
+const TURNS_A_CLOCK: u64 = 32;
 
 /// The node's settings: its own, without marks of an unclean end, which would delay writes of a later run.
 #[must_use]
@@ -29,88 +35,99 @@ pub fn config() -> NodeConfig {
     }
 }
 
-/// Keeps a number of I/Os under way at random blocks.
-#[derive(Debug)]
-pub struct ClosedLoop {
-    client: Client,
-    target: TargetHandle,
-    direction: Direction,
-    blocks: Blocks,
-    /// Buffers without an I/O.
-    spare: Vec<Buffer>,
+/// What a load asks of a node beyond its settings: buffers of the block's length for `clients` of them, room for all that they
+/// have under way, and stripes of whole blocks.
+#[must_use]
+pub fn fit(mut config: NodeConfig, load: &LoadConfig, clients: usize) -> NodeConfig {
+    let (depth, block_bytes) = (
+        load.depth.saturating_mul(clients),
+        load.workload.block_bytes,
+    );
+    config.memory.buffer_bytes = config.memory.buffer_bytes.max(block_bytes);
+    config.memory.buffers = config.memory.buffers.max(depth);
+    config.ring_requests = config.ring_requests.max(depth.next_power_of_two());
+    let block_sectors = load.workload.block_sectors().max(1);
+    config.stripe_sectors = config.stripe_sectors.next_multiple_of(block_sectors);
+    config
 }
 
-impl ClosedLoop {
-    fn new(
-        node: &Node,
-        target: TargetHandle,
-        direction: Direction,
-        depth: usize,
-        blocks: Blocks,
-    ) -> anyhow::Result<Self> {
+/// A target of a node, as a driver loads it.
+#[derive(Debug)]
+pub struct ClientDisk {
+    client: Client,
+    target: TargetHandle,
+}
+
+impl ClientDisk {
+    /// With room for `depth` requests.
+    ///
+    /// # Errors
+    /// The node's.
+    pub fn new(node: &Node, target: TargetHandle, depth: usize) -> anyhow::Result<Self> {
         let client = node.client(depth)?;
-        let spare = (0..depth)
-            .map(|_| client.buffer(BLOCK_BYTES))
+        Ok(Self { client, target })
+    }
+
+    /// A driver for it.
+    ///
+    /// # Errors
+    /// The load makes no sense, or the node has no buffers for it ([`fit`]).
+    pub fn driver(&self, load: &LoadConfig, addr: TargetAddr) -> anyhow::Result<Driver<Buffer>> {
+        let buffers = (0..load.depth)
+            .map(|_| self.client.buffer(load.workload.block_bytes))
             .collect::<Option<Vec<Buffer>>>()
             .context("the node has no buffers left")?;
-        Ok(Self {
-            client,
-            target,
-            direction,
-            blocks,
-            spare,
-        })
+        Driver::new(load, addr, buffers)
     }
 
-    /// Submits an I/O for each spare buffer.
-    ///
-    /// # Errors
-    /// A request was refused.
-    pub fn fill(&mut self) -> anyhow::Result<()> {
-        while let Some(buffer) = self.spare.pop() {
-            self.submit(buffer)?;
-        }
-        Ok(())
+    /// The next I/O that ends, waited for as the node's `client_idle` says, which is to yield, then to sleep.
+    pub fn wait(&mut self, timeout: Duration) -> Option<Ended<Buffer>> {
+        self.client.wait(timeout).map(ended)
     }
+}
 
-    /// Takes all completions, and submits as many I/Os; how many.
-    ///
-    /// # Errors
-    /// An I/O failed, or a request was refused.
-    pub fn turn(&mut self) -> anyhow::Result<u64> {
-        let mut ios = 0;
-        while let Some(completion) = self.client.poll() {
-            self.again(completion)?;
-            ios += 1;
-        }
-        Ok(ios)
+fn ended(completion: Completion) -> Ended<Buffer> {
+    Ended {
+        user: usize::try_from(completion.user).unwrap_or(usize::MAX),
+        submitted_at: completion.submitted_at,
+        completed_at: completion.completed_at,
+        result: completion.result.map(drop).map_err(anyhow::Error::from),
+        buffer: completion.buffer,
     }
+}
 
-    fn again(&mut self, completion: Completion) -> anyhow::Result<()> {
-        completion.result?;
-        self.submit(completion.buffer)
-    }
+impl Disk for ClientDisk {
+    type Buffer = Buffer;
 
-    fn submit(&mut self, buffer: Buffer) -> anyhow::Result<()> {
-        let lba = self.blocks.next_lba();
-        let operation = match self.direction {
-            Direction::Read => Operation::Read { lba },
-            Direction::Write => Operation::Write {
-                lba,
+    #[inline]
+    fn submit(&mut self, io: Io, buffer: Buffer, user: usize) -> Result<(), Refused<Buffer>> {
+        let operation = if io.write {
+            Operation::Write {
+                lba: io.lba,
                 if_closed: IfClosed::Wait,
-            },
+            }
+        } else {
+            Operation::Read { lba: io.lba }
         };
         let request = Request {
             target: self.target,
             operation,
             buffer,
             timeout: IO_WITHIN,
-            user: 0,
+            user: u64::try_from(user).unwrap_or(u64::MAX),
         };
-        self.client
-            .submit(request)
-            .map_err(|rejected| anyhow::anyhow!("submit: {}", rejected.why))?;
-        Ok(())
+        match self.client.submit(request) {
+            Ok(_) => Ok(()),
+            Err(rejected) => Err(Refused {
+                why: anyhow::anyhow!("{}", rejected.why),
+                buffer: rejected.request.buffer,
+            }),
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Option<Ended<Buffer>> {
+        self.client.poll().map(ended)
     }
 }
 
@@ -120,11 +137,12 @@ pub struct OnShard<L> {
     // Dropped before the node, which otherwise would wait for it.
     shard: Shard<L>,
     node: Node,
-    load: ClosedLoop,
+    disk: ClientDisk,
+    driver: Driver<Buffer>,
 }
 
 impl<L: Link> OnShard<L> {
-    /// Attaches the target.
+    /// Attaches the target. The settings are made to [`fit`] the load.
     ///
     /// # Errors
     /// The node's, or the target does not answer.
@@ -132,38 +150,105 @@ impl<L: Link> OnShard<L> {
         config: &NodeConfig,
         link: L,
         target: (TargetAddr, MacAddr),
-        direction: Direction,
-        depth: usize,
-        blocks: Blocks,
+        load: &LoadConfig,
     ) -> anyhow::Result<Self> {
-        let (node, shards) = Node::assemble(config, vec![vec![link]])?;
+        let config = fit(config.clone(), load, 1);
+        let (node, shards) = Node::assemble(&config, vec![vec![link]])?;
         let mut shard = shards.into_iter().next().context("one link, one shard")?;
         let handle = attach_while_turning(&node, &mut shard, target)?;
-        let load = ClosedLoop::new(&node, handle, direction, depth, blocks)?;
-        Ok(Self { shard, node, load })
+        let disk = ClientDisk::new(&node, handle, load.depth)?;
+        let driver = disk.driver(load, target.0)?;
+        Ok(Self {
+            shard,
+            node,
+            disk,
+            driver,
+        })
     }
 
-    /// Runs for a while.
+    /// Takes up another load; the one before must be over.
+    ///
+    /// # Errors
+    /// It makes no sense, or it does not fit what the node was made for.
+    pub fn set_load(&mut self, load: &LoadConfig, addr: TargetAddr) -> anyhow::Result<()> {
+        anyhow::ensure!(self.driver.is_over(), "the load before is not over");
+        // The buffers go back first.
+        self.driver = Driver::empty(load, addr)?;
+        self.disk.client = self.node.client(load.depth)?;
+        self.driver = self.disk.driver(load, addr)?;
+        Ok(())
+    }
+
+    /// Runs for a while. I/Os that are under way at its end stay so.
     ///
     /// # Errors
     /// An I/O failed.
     pub fn run(&mut self, duration: Duration) -> anyhow::Result<Ran> {
-        self.load.fill()?;
+        let start = clock::now();
+        self.driver.begin_endless(start);
+        self.turn_until(start, |_, elapsed| elapsed >= duration)
+    }
+
+    /// Loads for as long as `span` says, and until all that was begun has ended.
+    ///
+    /// # Errors
+    /// An I/O failed, or a block was wrong.
+    pub fn measure(&mut self, span: Span) -> anyhow::Result<(Measured, Ran)> {
+        let start = clock::now();
+        self.driver.begin(start, span);
+        let longest = span.warmup + span.measure + DRAIN_WITHIN;
+        let ran = self.turn_until(start, |driver, elapsed| {
+            driver.is_over() || elapsed >= longest
+        })?;
+        let measured = self.driver.take_measured(clock::now());
+        self.finish()?;
+        Ok((measured.context("something was measured")?, ran))
+    }
+
+    /// Writes every block once, so that a load that verifies knows what is there, or reads every block back.
+    ///
+    /// # Errors
+    /// An I/O failed, or a block was wrong.
+    pub fn sweep(&mut self, write: bool) -> anyhow::Result<()> {
+        if write {
+            self.driver.prefill();
+        } else {
+            self.driver.read_back();
+        }
+        self.turn_until(clock::now(), |driver, _| driver.is_over())?;
+        Ok(())
+    }
+
+    /// Begins nothing more and takes the rest in.
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.driver.stop();
+        self.turn_until(clock::now(), |driver, _| driver.is_over())?;
+        Ok(())
+    }
+
+    /// Counts what it did from `start` on.
+    fn turn_until(
+        &mut self,
+        start: Instant,
+        mut over: impl FnMut(&Driver<Buffer>, Duration) -> bool,
+    ) -> anyhow::Result<Ran> {
         let mut ran = Ran::default();
         let mut waiter = Waiter::default();
-        let start = clock::now();
+        let mut now = start;
+        let every_turn = self.driver.wants_the_time();
         loop {
             let busy = self.shard.turn();
-            let ios = self.load.turn()?;
-            ran.ios += ios;
-            ran.turns += 1;
-            waiter.after_turn(busy);
-            if ran.turns % 32 == 0 {
-                ran.elapsed = clock::now().saturating_since(start);
-                if ran.elapsed >= duration {
+            // A closed loop has no use for the time but to see its end.
+            if every_turn || ran.turns.is_multiple_of(TURNS_A_CLOCK) {
+                now = clock::now();
+                ran.elapsed = now.saturating_since(start);
+                if over(&self.driver, ran.elapsed) {
                     break;
                 }
             }
+            ran.ios += self.driver.turn(now, &mut self.disk)?;
+            ran.turns += 1;
+            waiter.after_turn(busy);
         }
         ran.yields = waiter.yields;
         Ok(ran)
@@ -175,15 +260,17 @@ impl<L: Link> OnShard<L> {
     /// An I/O failed.
     pub fn turn(&mut self) -> anyhow::Result<u64> {
         self.shard.turn();
-        self.load.turn()
+        self.driver.turn(Instant::ZERO, &mut self.disk)
     }
 
-    /// Puts the full depth under way.
+    /// Puts the full depth under way, and lets it stay so with every [`OnShard::turn`].
     ///
     /// # Errors
     /// A request was refused.
     pub fn fill(&mut self) -> anyhow::Result<()> {
-        self.load.fill()
+        self.driver.begin_endless(clock::now());
+        self.driver.turn(clock::now(), &mut self.disk)?;
+        Ok(())
     }
 
     /// What the shard counted.
@@ -230,7 +317,8 @@ fn attach_while_turning<L: Link>(
 #[derive(Debug)]
 pub struct FromThread {
     node: Node,
-    load: ClosedLoop,
+    disk: ClientDisk,
+    driver: Driver<Buffer>,
 }
 
 impl FromThread {
@@ -243,17 +331,16 @@ impl FromThread {
         core: usize,
         link: L,
         (addr, mac): (TargetAddr, MacAddr),
-        direction: Direction,
-        depth: usize,
-        blocks: Blocks,
+        load: &LoadConfig,
     ) -> anyhow::Result<Self> {
-        let mut config = config();
+        let mut config = fit(config(), load, 1);
         config.cores = Some(vec![core]);
         let node = Node::start(&config, vec![vec![link]])?;
         let pinned = PinnedMacs::new(&[mac]).context("one MAC is few enough")?;
         let handle = node.attach(addr, pinned, ATTACH_WITHIN)?;
-        let load = ClosedLoop::new(&node, handle, direction, depth, blocks)?;
-        let started = Self { node, load };
+        let disk = ClientDisk::new(&node, handle, load.depth)?;
+        let driver = disk.driver(load, addr)?;
+        let started = Self { node, disk, driver };
         let pinned = started.stat()?.core;
         anyhow::ensure!(
             pinned == Some(core),
@@ -267,15 +354,17 @@ impl FromThread {
     /// # Errors
     /// An I/O failed.
     pub fn run(&mut self, duration: Duration) -> anyhow::Result<Ran> {
-        self.load.fill()?;
         let mut ran = Ran::default();
         let start = clock::now();
+        self.driver.begin_endless(start);
+        self.driver.turn(start, &mut self.disk)?;
         while ran.elapsed < duration {
-            let completion = self.load.client.wait(IO_WITHIN).context("no completion")?;
-            self.load.again(completion)?;
-            ran.ios += 1 + self.load.turn()?;
+            let end = self.disk.wait(IO_WITHIN).context("no completion")?;
+            self.driver.end(end)?;
+            let now = clock::now();
+            ran.ios += 1 + self.driver.turn(now, &mut self.disk)?;
             ran.turns += 1;
-            ran.elapsed = clock::now().saturating_since(start);
+            ran.elapsed = now.saturating_since(start);
         }
         Ok(ran)
     }
@@ -294,10 +383,12 @@ impl FromThread {
     /// # Errors
     /// Something was left under way.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        while self.load.client.outstanding() > 0 {
-            self.load.client.wait(IO_WITHIN).context("no completion")?;
+        self.driver.stop();
+        while self.driver.under_way() > 0 {
+            let end = self.disk.wait(IO_WITHIN).context("no completion")?;
+            self.driver.end(end)?;
         }
-        drop(self.load);
+        drop(self.driver);
         // Copies of writes are accounted for within a frame's lifetime.
         Ok(self.node.shutdown(Duration::from_secs(5))?)
     }
@@ -318,18 +409,69 @@ pub fn words(idle: Idle) -> String {
 mod tests {
     use super::*;
     use crate::blade::BladeLink;
+    use crate::site::Direction;
+
+    fn on_shard(load: &LoadConfig) -> OnShard<BladeLink> {
+        let target = (BladeLink::ADDR, BladeLink::MAC);
+        OnShard::new(&config(), BladeLink::new(1), target, load).unwrap()
+    }
 
     #[test]
     fn a_load_on_the_shard_runs_over_memory() {
-        let target = (BladeLink::ADDR, BladeLink::MAC);
         for direction in [Direction::Read, Direction::Write] {
-            let blocks = Blocks::new(1, BladeLink::SECTORS);
-            let link = BladeLink::new(1);
-            let mut load = OnShard::new(&config(), link, target, direction, 8, blocks).unwrap();
+            let mut load = on_shard(&direction.load(BladeLink::SECTORS, 1, 8));
             let ran = load.run(Duration::from_millis(5)).unwrap();
             let counted = load.stat().unwrap().initiator;
             assert!(ran.ios > 8, "{ran:?}");
             assert_eq!(counted.tx_copies, 0, "nothing was lost");
         }
+    }
+
+    #[test]
+    fn a_span_is_measured_and_over() {
+        let load = Direction::Read.load(BladeLink::SECTORS, 1, 8);
+        let mut on_shard = on_shard(&load);
+        let ms = Duration::from_millis;
+        for _ in 0..2 {
+            let (measured, ran) = on_shard.measure(Span::of(ms(2), ms(5))).unwrap();
+            assert!(measured.ios > 0 && measured.ios <= ran.ios, "{ran:?}");
+            assert_eq!(measured.elapsed, ms(5));
+            assert!(on_shard.driver.is_over());
+        }
+        let longer = LoadConfig {
+            depth: 64,
+            ..load.clone()
+        };
+        on_shard.set_load(&longer, BladeLink::ADDR).unwrap();
+        let (measured, _) = on_shard.measure(Span::of(ms(0), ms(2))).unwrap();
+        assert!(measured.ios > 0);
+    }
+
+    #[test]
+    fn blocks_of_every_length_fit() {
+        for block_bytes in [512, 12_288, 1 << 20] {
+            let mut load = Direction::Write.load(BladeLink::SECTORS, 1, 4);
+            load.workload.block_bytes = block_bytes;
+            let mut on_shard = on_shard(&load);
+            let span = Span {
+                ios_max: 20,
+                ..Span::of(Duration::ZERO, Duration::from_secs(60))
+            };
+            let (measured, _) = on_shard.measure(span).unwrap();
+            assert_eq!(measured.ios, 20, "{block_bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_target_that_forgets_its_data_is_caught() {
+        // The target in memory keeps no blocks: what it answers to a READ is no stamp.
+        let load = LoadConfig {
+            verify: true,
+            ..Direction::Read.load(8 * 16, 1, 2)
+        };
+        let mut on_shard = on_shard(&load);
+        on_shard.sweep(true).unwrap();
+        let error = on_shard.sweep(false).unwrap_err();
+        assert!(format!("{error:#}").contains("e7.3, sector 0"), "{error:#}");
     }
 }

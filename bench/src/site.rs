@@ -12,6 +12,9 @@ use sandrail_link::packet::{PacketConfig, PacketLink, PacketMode};
 use sandrail_link::xdp::{XdpConfig, XdpLink, XdpMode};
 use sandrail_wire::{Lba, MacAddr, TargetAddr};
 
+use crate::driver::LoadConfig;
+use crate::workload::WorkloadConfig;
+
 /// Sectors of each I/O: 4 KiB.
 pub const BLOCK_SECTORS: u8 = 8;
 /// Bytes of each I/O.
@@ -38,6 +41,18 @@ impl fmt::Display for Direction {
             Self::Read => "read",
             Self::Write => "write",
         })
+    }
+}
+
+impl Direction {
+    /// Random 4 KiB blocks of a disk of `sectors`, `depth` under way.
+    #[must_use]
+    pub fn load(self, sectors: u64, seed: u64, depth: usize) -> LoadConfig {
+        let read_percent = match self {
+            Self::Read => 100,
+            Self::Write => 0,
+        };
+        LoadConfig::closed(WorkloadConfig::uniform(read_percent, sectors, seed), depth)
     }
 }
 
@@ -175,6 +190,12 @@ impl Site {
     #[must_use]
     pub fn blocks(&self, seed: u64) -> Blocks {
         Blocks::new(seed, self.disk.len_sectors())
+    }
+
+    /// The disk's length.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.disk.len_sectors()
     }
 
     /// Opens a link on the initiator's side.

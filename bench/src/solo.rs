@@ -60,9 +60,7 @@ fn alone<L: Open>(options: &Options, site: &Site) -> anyhow::Result<()> {
             &load::config(),
             link,
             site.target(),
-            direction,
-            depth,
-            blocks,
+            &direction.load(site.sectors(), 1, depth),
         )?
         .run(duration)?,
     };
