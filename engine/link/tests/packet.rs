@@ -71,7 +71,7 @@ fn send(link: &mut PacketLink, bytes: &[u8]) {
 }
 
 fn receive_some(link: &mut PacketLink, frames: usize) -> Vec<Vec<u8>> {
-    let deadline = std::time::Instant::now() + Duration::from_millis(500);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     let mut received = Vec::new();
     while received.len() < frames && std::time::Instant::now() < deadline {
         link.receive(now(), 64, &mut |frame| {
@@ -82,10 +82,10 @@ fn receive_some(link: &mut PacketLink, frames: usize) -> Vec<Vec<u8>> {
     received
 }
 
-/// Whatever comes within a time that is long for a veth pair.
-fn receive_all(link: &mut PacketLink) -> Vec<Vec<u8>> {
+/// So many frames, and whatever else comes within a time that is long for a veth pair.
+fn receive_all(link: &mut PacketLink, frames: usize) -> Vec<Vec<u8>> {
+    let mut received = receive_some(link, frames);
     std::thread::sleep(Duration::from_millis(20));
-    let mut received = Vec::new();
     while link.receive(now(), 64, &mut |frame| {
         received.push(frame.segments().concat())
     }) > 0
@@ -136,7 +136,7 @@ fn frames_of_every_length_arrive_bit_for_bit() {
         assert_eq!(tx.tx_bytes, rx.rx_bytes);
         assert_eq!((tx.tx_failed, rx.rx_dropped, rx.rx_malformed), (0, 0, 0));
         // What it sends itself it does not receive.
-        assert_eq!(receive_all(&mut sender).len(), 0);
+        assert_eq!(receive_all(&mut sender, 0).len(), 0);
     }
 }
 
@@ -228,9 +228,9 @@ fn other_ethertypes_do_not_arrive() {
         ];
         frames.iter().for_each(|bytes| send(&mut sender, bytes));
         sender.flush(now());
-        assert!(receive_all(&mut aoe) == [frames[1].clone()]);
+        assert!(receive_all(&mut aoe, 1) == [frames[1].clone()]);
         assert!(
-            receive_all(&mut both) == [frames[1].clone(), frames[2].clone(), frames[5].clone()]
+            receive_all(&mut both, 3) == [frames[1].clone(), frames[2].clone(), frames[5].clone()]
         );
     }
 }
@@ -272,8 +272,13 @@ fn shards_receive_their_responses_and_shard_zero_the_rest() {
             ];
             frames.iter().for_each(|bytes| send(&mut sender, bytes));
             sender.flush(now());
+            let expected = if lock_frames {
+                [3, 2, 1, 7]
+            } else {
+                [2, 2, 1, 6]
+            };
             let [zero, three, fifteen, all] = [0, 1, 2, 3].map(|n| {
-                let received = receive_all(&mut shards[n]);
+                let received = receive_all(&mut shards[n], expected[n]);
                 let position = |bytes: &Vec<u8>| frames.iter().position(|frame| frame == bytes);
                 received
                     .iter()
@@ -326,7 +331,7 @@ fn a_link_flap_is_survived_and_counted() {
             );
             assert!(sender.transmit_room() >= 256);
             lab.set_link(Side::Initiator, LinkState::Up).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
+            await_carrier(&lab, true);
             // An idle turn long after the last look, as in a loop that runs on.
             sender.receive(now() + Duration::from_secs(flaps), 64, &mut |_| {});
             assert_eq!(sender.counters().link_downs, flaps, "{mode:?}");
@@ -357,6 +362,7 @@ fn without_carrier_frames_wait_a_little_and_are_then_dropped_and_counted() {
     for mode in MODES {
         let mut sender = open(&lab, Side::Initiator, |config| config.mode = mode);
         lab.set_link(Side::Target, LinkState::Down).unwrap();
+        await_carrier(&lab, false);
         let start = now();
         for seed in 0..3 {
             send(&mut sender, &frame(&lab, &[&AOE], 100, seed));
@@ -397,7 +403,7 @@ fn without_carrier_frames_wait_a_little_and_are_then_dropped_and_counted() {
             sender.flush(refused_at);
             lab.set_link(Side::Target, LinkState::Up).unwrap();
             let mut receiver = open(&lab, Side::Target, |config| config.mode = mode);
-            std::thread::sleep(Duration::from_millis(50));
+            await_carrier(&lab, true);
             sender.flush(refused_at + Duration::from_millis(1));
             assert!(receive_some(&mut receiver, 1) == [bytes], "{mode:?}");
             receiver
@@ -405,7 +411,7 @@ fn without_carrier_frames_wait_a_little_and_are_then_dropped_and_counted() {
         sender.flush(now());
         assert_eq!((sender.counters().tx_failed, sender.completed()), (3, 4));
         assert!(
-            receive_all(&mut receiver).is_empty(),
+            receive_all(&mut receiver, 0).is_empty(),
             "what was dropped stays dropped"
         );
     }
@@ -417,21 +423,54 @@ fn a_receiver_that_sleeps_drops_and_counts() {
         return;
     };
     for mode in MODES {
-        let mut sender = open(&lab, Side::Initiator, |config| config.mode = mode);
-        let mut receiver = open(&lab, Side::Target, |config| {
-            (config.mode, config.rx_frames) = (mode, 32);
-        });
-        for seed in 0..2000 {
-            send(&mut sender, &frame(&lab, &[&AOE], 1514, seed));
-            sender.flush(now());
+        // What overflows before it reaches the socket, where the kernel's own thread does not get its turn, nobody counts.
+        let mut accounted = Vec::new();
+        while accounted.last() != Some(&2000) && accounted.len() < 5 {
+            accounted.push(overflow(&lab, mode));
         }
-        let received = receive_all(&mut receiver).len() as u64;
-        let counters = receiver.counters();
-        assert!((16..1000).contains(&received), "{mode:?}: {received}");
-        assert_eq!(counters.rx_frames, received);
-        assert_eq!(counters.rx_frames + counters.rx_dropped, 2000, "{mode:?}");
-        assert_eq!(receiver.counters(), counters, "drops are counted once");
+        assert_eq!(accounted.last(), Some(&2000), "{mode:?}: {accounted:?}");
     }
+}
+
+/// Sends 2000 frames to a receiver that sleeps meanwhile; of how many it tells that they came or were dropped.
+fn overflow(lab: &Lab, mode: PacketMode) -> u64 {
+    let mut sender = open(lab, Side::Initiator, |config| config.mode = mode);
+    let mut receiver = open(lab, Side::Target, |config| {
+        (config.mode, config.rx_frames) = (mode, 32);
+    });
+    for seed in 0..2000 {
+        send(&mut sender, &frame(lab, &[&AOE], 1514, seed));
+        sender.flush(now());
+        if seed % 100 == 99 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    let received = receive_all(&mut receiver, 0).len() as u64;
+    let counters = receiver.counters();
+    assert!((16..1000).contains(&received), "{mode:?}: {received}");
+    assert_eq!(counters.rx_frames, received);
+    assert_eq!(receiver.counters(), counters, "drops are counted once");
+    counters.rx_frames + counters.rx_dropped
+}
+
+/// Waits until the kernel has noticed at the initiator's end whether there is a carrier, which another of its threads does.
+fn await_carrier(lab: &Lab, carrier: bool) {
+    let path = format!(
+        "/sys/class/net/{}/operstate",
+        lab.interface(Side::Initiator)
+    );
+    let is_up = || std::fs::read_to_string(&path).is_ok_and(|state| state.trim() == "up");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while lab.enter(Side::Initiator, is_up).unwrap() != carrier {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no carrier's change within 20 s"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The state is set first, and the queue switched after it, by the same thread.
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 #[test]
@@ -490,7 +529,7 @@ fn the_descriptor_wakes_a_sleeper() {
         assert!(!readable(&receiver, 0));
         send(&mut sender, &frame(&lab, &[&AOE], 100, 1));
         sender.flush(now());
-        assert!(readable(&receiver, 1000));
+        assert!(readable(&receiver, 20_000));
         assert_eq!(
             receiver.prepare_wait(),
             mode == PacketMode::Mmsg,
@@ -501,7 +540,7 @@ fn the_descriptor_wakes_a_sleeper() {
 
         // A flap's pending error must not keep the sleeper awake.
         lab.set_link(Side::Target, LinkState::Down).unwrap();
-        assert!(readable(&receiver, 1000), "an error wakes too");
+        assert!(readable(&receiver, 20_000), "an error wakes too");
         // Too early for a ring to ask by itself.
         receiver.receive(Instant::ZERO, 64, &mut |_| {});
         receiver.prepare_wait();

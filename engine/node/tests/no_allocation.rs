@@ -53,7 +53,7 @@ fn allocator_calls() -> u64 {
     CALLS.get()
 }
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 struct Bed {
     node: Node,
@@ -65,9 +65,9 @@ struct Bed {
 fn bed(count: usize) -> Bed {
     let config = NodeConfig {
         initiator: InitiatorConfig {
-            rto_initial: Duration::from_secs(1),
-            rto_min: Duration::from_secs(1),
-            rto_max: Duration::from_secs(1),
+            rto_initial: Duration::from_secs(10),
+            rto_min: Duration::from_secs(10),
+            rto_max: Duration::from_secs(10),
             ..InitiatorConfig::default()
         },
         stripe_sectors: 64,

@@ -212,7 +212,11 @@ fn the_initiators_refusals_arrive_as_completions() {
 #[test]
 fn discovery_control_commands_and_detach() {
     let bed = bed(2);
-    let found = bed.node.discover(Duration::from_millis(100)).unwrap();
+    let mut found = Vec::new();
+    eventually("the blade answers", || {
+        found = bed.node.discover(Duration::from_millis(100)).unwrap();
+        !found.is_empty()
+    });
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].addr, found[0].mac), (ADDR, blade::BLADE_MAC));
     let mut client = bed.node.client(1).unwrap();
@@ -299,28 +303,38 @@ fn an_idle_shard_sleeps_and_is_woken_by_requests_and_by_frames() {
     };
     // Idle: it sleeps for long, rather than over and over.
     std::thread::sleep(Duration::from_millis(50));
-    let (before, turns_before) = sleeps(&bed);
+    eventually("it sleeps", || sleeps(&bed).0 > 0);
+    let (start, (before, turns_before)) = (Instant::now(), sleeps(&bed));
     std::thread::sleep(Duration::from_millis(300));
     let (after, turns_after) = sleeps(&bed);
-    assert!(after > 0, "it never slept");
+    // On a busy machine the pause may be longer than asked for.
+    let pauses = 1 + u64::try_from(start.elapsed().as_millis() / 300).unwrap();
     assert!(
-        after - before < 50,
-        "{} sleeps in 300 ms of idleness",
-        after - before
+        after - before < 50 * pauses,
+        "{} sleeps in {:?} of idleness",
+        after - before,
+        start.elapsed()
     );
     assert!(
-        turns_after - turns_before < 2000,
+        turns_after - turns_before < 2000 * pauses,
         "{} turns",
         turns_after - turns_before
     );
     // Woken by a request.
     let mut client = bed.node.client(1).unwrap();
-    for n in 0..50 {
-        std::thread::sleep(Duration::from_millis(2));
-        client
-            .read(bed.target, Lba(n % 32 * 2048), &mut [0; 512])
-            .unwrap();
-    }
+    let wakes = |bed: &Bed| bed.node.stat().unwrap().shards[0].counters.wakes;
+    let mut n = 0;
+    // Whether it is asleep by then is up to the scheduler.
+    eventually("it was woken often", || {
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(2));
+            client
+                .read(bed.target, Lba(n % 32 * 2048), &mut [0; 512])
+                .unwrap();
+            n += 1;
+        }
+        wakes(&bed) > 10
+    });
     // Woken by a frame: the answer comes while everybody sleeps, well before any timeout.
     bed.blade.holding.store(true, Ordering::Relaxed);
     client
@@ -349,11 +363,17 @@ fn a_shard_whose_link_takes_nothing_sleeps_between_tries() {
     // Unflushed writes ask for a probe every 50 ms.
     std::thread::sleep(Duration::from_millis(200));
     let turns = |bed: &Bed| bed.node.stat().unwrap().shards[0].counters.turns;
-    let before = turns(&bed);
+    let (start, before) = (Instant::now(), turns(&bed));
     std::thread::sleep(Duration::from_millis(300));
     let turned = turns(&bed) - before;
-    // A sleep of a millisecond after each try, and the turns that come before the first sleep.
-    assert!(turned < 4000, "{turned} turns in 300 ms");
+    // A sleep of a millisecond after each try, and the turns that come before the first sleep. On a busy machine the pause may
+    // be longer than asked for.
+    let pauses = 1 + u64::try_from(start.elapsed().as_millis() / 300).unwrap();
+    assert!(
+        turned < 4000 * pauses,
+        "{turned} turns in {:?}",
+        start.elapsed()
+    );
     bed.blade.jammed.store(false, Ordering::Relaxed);
     client.read(bed.target, Lba(0), &mut [0; 512]).unwrap();
 }
@@ -368,25 +388,30 @@ fn a_flood_from_several_threads_is_answered_completely() {
     let bed = bed_with(2, &config);
     const THREADS: u64 = 4;
     const REQUESTS: u64 = 3000;
-    let full: u64 = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let bed = &bed;
-                scope.spawn(move || flood(bed, thread, REQUESTS))
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum()
-    });
+    let (mut full, mut rounds) = (0, 0);
+    // Whether a shard falls behind its clients is up to the scheduler: they go on until one did.
+    while rounds == 0 || full == 0 && rounds < 50 {
+        rounds += 1;
+        full += std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let bed = &bed;
+                    scope.spawn(move || flood(bed, thread, REQUESTS))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum::<u64>()
+        });
+    }
     let stat = bed.node.stat().unwrap();
     let completions: u64 = stat
         .shards
         .iter()
         .map(|shard| shard.counters.completions)
         .sum();
-    assert_eq!(completions, THREADS * REQUESTS);
+    assert_eq!(completions, rounds * THREADS * REQUESTS);
     assert!(full > 0, "the ring of 16 was never full");
     assert_eq!(stat.buffers_free, stat.buffers);
     bed.node.shutdown(SOON).unwrap();

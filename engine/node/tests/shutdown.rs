@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use blade::bed::{SOON, bed, bed_with, config, eventually, flush, read};
 use sandrail_node::{Node, NodeConfig, NodeError, Refusal, RequestError};
-use sandrail_proto::aoe::initiator::Outcome;
+use sandrail_proto::aoe::initiator::{InitiatorConfig, Outcome};
 use sandrail_wire::Lba;
 
 #[test]
@@ -72,12 +72,13 @@ fn shutdown_waits_until_late_copies_are_accounted_for() {
     let mut client = bed.node.client(1).unwrap();
     bed.blade.silent.store(true, Ordering::Relaxed);
     client.set_request_timeout(Duration::from_millis(50));
+    // No copy is sent before this, so none is dead before a lifetime after it.
+    let start = Instant::now();
     client.write(bed.target, Lba(0), &[1; 512]).unwrap_err();
     bed.blade.silent.store(false, Ordering::Relaxed);
-    let start = Instant::now();
     bed.node.shutdown(SOON).unwrap();
     assert!(
-        start.elapsed() >= Duration::from_millis(200),
+        start.elapsed() >= config().initiator.frame_lifetime,
         "{:?}",
         start.elapsed()
     );
@@ -150,6 +151,11 @@ fn marks_make_the_next_node_wait_with_its_writes() {
     let dir = std::env::temp_dir().join(format!("sandrail-node-{}", std::process::id()));
     let config = NodeConfig {
         run_dir: Some(dir.clone()),
+        initiator: InitiatorConfig {
+            // Long enough for a busy machine to attach and read in.
+            frame_lifetime: Duration::from_secs(2),
+            ..config().initiator
+        },
         ..config()
     };
     let bed = bed_with(1, &config);

@@ -14,7 +14,7 @@ use sandrail_lab::{Lab, LabError, Side, VbladeOptions, can_run};
 /// AoE's ethertype.
 const ETHERTYPE: u16 = 0x88a2;
 /// How long an answer may take before it counts as none. It takes well under a millisecond.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a stopped target is given to answer all the same.
 const SILENCE: Duration = Duration::from_millis(300);
 

@@ -35,8 +35,8 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !reached() {
         assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "{what}: not within 20 s"
+            begin.elapsed() < Duration::from_secs(60),
+            "{what}: not within a minute"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -123,7 +123,9 @@ fn pings_pass_and_a_cut_wire_loses_them() {
     );
 
     lab.set_link(Side::Target, LinkState::Down).unwrap();
-    assert!(link_text(&lab, Side::Initiator, "san0").contains("NO-CARRIER"));
+    until("the lost carrier is noticed", || {
+        link_text(&lab, Side::Initiator, "san0").contains("NO-CARRIER")
+    });
     let stats = lab.ping(2).unwrap();
     assert_eq!((stats.received, stats.lost()), (0, stats.sent), "{stats:?}");
 

@@ -41,7 +41,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 
 /// One frame after another from `a` to `b`, as a shard's loop would.
 fn turns(a: &mut XdpLink, b: &mut XdpLink, frame: &[u8], count: u32) {
-    let clock = Deadline::new(10);
+    let clock = Deadline::new(60);
     let mut got = 0;
     while got < count {
         for _ in 0..8 {

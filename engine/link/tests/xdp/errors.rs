@@ -309,7 +309,7 @@ fn the_probe_tells_driver_queues_and_holder() {
             Some("steer")
         );
         drop(link);
-        until(1, || {
+        until(30, || {
             ask().native_holder.is_none() && ask().generic_holder.is_none()
         });
     }
@@ -366,9 +366,9 @@ fn a_driver_without_a_hook_is_named_and_auto_does_without() {
     assert_eq!(link.info().mode, "xdp-generic copy");
     assert!(link.is_up());
     assert!(ip("link del ifb9"));
-    let clock = Deadline::new(5);
+    let clock = Deadline::new(60);
     let frame = aoe_request(&lab, Side::Target, 200, 1);
-    until(5, || {
+    until(30, || {
         let _ = link.transmit(clock.now(), &frame[..36], &frame[36..]);
         link.flush(clock.now());
         assert_eq!(link.receive(clock.now(), 8, &mut |_| {}), 0);

@@ -75,7 +75,7 @@ fn exchange(lab: &Lab, shard: u32, a: &mut XdpLink, b: &mut XdpLink, count: u32)
         );
     }
     let mut ends = [a, b];
-    until(5, || {
+    until(30, || {
         ends.iter_mut().all(|link| {
             let completed = link.completed();
             link.flush(clock.now());
@@ -118,7 +118,7 @@ fn two_queues_have_a_shard_each() {
     );
 
     // A request names no shard of the receiver: it goes to the only one on the queue it comes in on.
-    let clock = Deadline::new(5);
+    let clock = Deadline::new(60);
     let request = Frame {
         tags: &[],
         ethertype: 0x88a2,
@@ -130,7 +130,7 @@ fn two_queues_have_a_shard_each() {
     a[1].transmit(clock.now(), &request[..24], &request[24..])
         .expect("there is room");
     a[1].flush(clock.now());
-    until(5, || b[1].receive(clock.now(), 1, &mut |_| {}) == 1);
+    until(30, || b[1].receive(clock.now(), 1, &mut |_| {}) == 1);
     assert_eq!(b[0].receive(clock.now(), 1, &mut |_| {}), 0);
 }
 
@@ -201,7 +201,7 @@ fn a_shard_that_goes_leaves_the_queue_working() {
         let port_b = port(&lab, Side::Target, &config);
         let mut b = links(&lab, Side::Target, &port_b, 0, &[0, 1]);
         exchange_all(&lab, &[0, 1], &mut a, &mut b, 50);
-        let clock = Deadline::new(20);
+        let clock = Deadline::new(60);
         let short = |side, shard, number| {
             Frame {
                 len_bytes: 200,
@@ -214,20 +214,20 @@ fn a_shard_that_goes_leaves_the_queue_working() {
             a[1].transmit(clock.now(), &frame[..24], &frame[24..])
                 .expect("there is room");
         }
-        until(5, || {
+        until(30, || {
             a[1].flush(clock.now());
             b[1].counters().rx_dropped > 0 && a[1].completed() == 250
         });
         drop(b.remove(1));
         for number in 0..200 {
             let frame = short(Side::Target, 1, number);
-            until(5, || {
+            until(30, || {
                 a[1].transmit(clock.now(), &frame[..24], &frame[24..])
                     .is_ok()
             });
             a[1].flush(clock.now());
             let mut got = Vec::new();
-            until(5, || {
+            until(30, || {
                 b[0].receive(clock.now(), 16, &mut |frame| got.push(bytes_of(&frame)));
                 !got.is_empty()
             });
@@ -239,7 +239,7 @@ fn a_shard_that_goes_leaves_the_queue_working() {
         b[0].transmit(clock.now(), &frame[..24], &frame[24..])
             .expect("there is room");
         b[0].flush(clock.now());
-        until(5, || {
+        until(30, || {
             port_a.steer_counters().expect("readable").passed_no_socket == 1
         });
         let frame = short(Side::Initiator, 1, 8);
@@ -247,7 +247,7 @@ fn a_shard_that_goes_leaves_the_queue_working() {
             .expect("there is room");
         b[0].flush(clock.now());
         let mut got = Vec::new();
-        until(5, || {
+        until(30, || {
             a[0].receive(clock.now(), 16, &mut |frame| got.push(bytes_of(&frame))) == 1
         });
         assert!(got == [frame], "{mode:?}");

@@ -30,7 +30,7 @@ fn response(shard: u32) -> Frame<'static> {
 
 /// The next frame of the link: the program counts a frame before the socket has it.
 fn next(link: &mut XdpLink) -> Vec<u8> {
-    let clock = Deadline::new(5);
+    let clock = Deadline::new(60);
     let mut got = None;
     while got.is_none() {
         link.receive(clock.now(), 1, &mut |frame| got = Some(bytes_of(&frame)));
@@ -97,7 +97,7 @@ fn frames_go_to_the_shard_of_their_tag_behind_any_vlan_tags() {
                     _ => want.redirected_aoe_base += 1,
                 }
                 raw.send(&sent);
-                until(5, || counted(&port).sum_of_san() == want.sum_of_san());
+                until(30, || counted(&port).sum_of_san() == want.sum_of_san());
                 assert_eq!(
                     counted(&port).without_other(),
                     want.without_other(),
@@ -134,7 +134,7 @@ fn a_third_vlan_tag_and_cut_headers_are_left_to_the_kernel() {
             }
             .build(&lab, Side::Target),
         );
-        until(5, || counted(&port).passed_tags == 1);
+        until(30, || counted(&port).passed_tags == 1);
         // Ends behind a tag's protocol number; ends within the second tag.
         let two = [SERVICE, CUSTOMER].concat();
         for (count, (tags, len_bytes)) in (1..).zip([(&CUSTOMER[..], 16), (&two[..], 19)]) {
@@ -146,7 +146,7 @@ fn a_third_vlan_tag_and_cut_headers_are_left_to_the_kernel() {
                 }
                 .build(&lab, Side::Target),
             );
-            until(5, || counted(&port).passed_short == count);
+            until(30, || counted(&port).passed_short == count);
         }
         for link in &mut links {
             assert_eq!(received(link).len(), 0, "{mode:?}");
@@ -160,7 +160,7 @@ fn a_third_vlan_tag_and_cut_headers_are_left_to_the_kernel() {
                 }
                 .build(&lab, Side::Target),
             );
-            until(5, || counted(&port).redirected_aoe_base == count);
+            until(30, || counted(&port).redirected_aoe_base == count);
             assert_eq!(next(&mut links[0]).len(), len_bytes, "{mode:?}");
             assert_eq!(received(&mut links[1]).len(), 0, "{mode:?} {len_bytes}");
         }
@@ -208,7 +208,7 @@ fn without_a_socket_the_kernel_gets_the_frames() {
         let frame = response(3).build(&lab, Side::Target);
         raw.send(&frame);
         let mut got = None;
-        until(5, || {
+        until(30, || {
             got = kernel.receive();
             got.is_some()
         });
@@ -224,7 +224,7 @@ fn without_a_socket_the_kernel_gets_the_frames() {
         assert_eq!(kernel.receive(), None, "{mode:?}");
         drop(link);
         raw.send(&frame);
-        until(5, || kernel.receive().is_some());
+        until(30, || kernel.receive().is_some());
         assert_eq!(counted(&port).passed_no_socket, 2, "{mode:?}");
     }
 }
@@ -260,7 +260,7 @@ fn stations_that_are_not_on_the_list_are_dropped_and_counted() {
 
         for (count, frame) in (1..).zip([&aoe, &lock, &tagged]) {
             raw.send(frame);
-            until(5, || counted(&port).dropped_not_allowed == count);
+            until(30, || counted(&port).dropped_not_allowed == count);
         }
         assert_eq!(received(&mut link).len(), 0, "{mode:?}");
         assert_eq!(kernel.receive(), None, "{mode:?}: dropped, not passed");
@@ -278,7 +278,7 @@ fn stations_that_are_not_on_the_list_are_dropped_and_counted() {
         port.disallow(peer).expect("there is a list");
         port.disallow(peer).expect("twice is once");
         raw.send(&aoe);
-        until(5, || counted(&port).dropped_not_allowed == 4);
+        until(30, || counted(&port).dropped_not_allowed == 4);
         assert_eq!(received(&mut link).len(), 0, "{mode:?}");
     }
 }

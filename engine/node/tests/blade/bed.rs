@@ -12,7 +12,7 @@ use sandrail_wire::Lba;
 use crate::blade::{ADDR, Blade};
 
 pub(crate) const SECTORS: usize = 64 << 10;
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) fn config() -> NodeConfig {
     NodeConfig {

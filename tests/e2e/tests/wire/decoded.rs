@@ -1,6 +1,8 @@
 //! What goes over the wire, as others read it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sandrail_e2e::decode::{self, Capture, Decoded, Tcpdump};
@@ -68,6 +70,34 @@ fn assert_as_sent(frames: &[Decoded], site: &Site, total: u64) {
     assert!(frames.iter().any(identify), "IDENTIFY");
 }
 
+/// Waits until it holds; what it waited for in vain shows in the assertions that follow.
+fn settle(mut settled: impl FnMut() -> Result<bool>) -> Result<()> {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while !settled()? && Instant::now() < give_up {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Frames in a pcap file that may still grow: behind 24 bytes, each has 16 bytes of header, of which the third word is the
+/// length kept (pcap-savefile(5)).
+fn frames_in(path: &Path) -> Result<usize> {
+    let file = std::fs::read(path)?;
+    let (mut at, mut frames) = (24, 0);
+    while let Some(word) = file.get(at + 8..at + 12) {
+        let word = word.try_into()?;
+        // The magic number tells the writer's order of bytes.
+        let len_bytes = if file[0] == 0xd4 {
+            u32::from_le_bytes(word)
+        } else {
+            u32::from_be_bytes(word)
+        };
+        at += 16 + usize::try_from(len_bytes)?;
+        frames += usize::from(at <= file.len());
+    }
+    Ok(frames)
+}
+
 fn decoded_by_others(wire: Wire, shards: Shards, mtu_bytes: u32) -> Result<()> {
     let mib = if mtu_bytes > 1500 { 4 } else { 1 };
     let site = Site::build(Setup::new(wire).shards(shards).mtu(mtu_bytes).disk_mib(mib))?;
@@ -76,7 +106,11 @@ fn decoded_by_others(wire: Wire, shards: Shards, mtu_bytes: u32) -> Result<()> {
         Capture::new(&site.lab, "own"),
     );
     let tcpdump = Tcpdump::start(&site.lab, &outside)?;
-    site.capture.start(CaptureConfig::new(inside.path()))?;
+    // Room for every frame that there will be: when the writing thread gets its turn is up to the scheduler.
+    site.capture.start(CaptureConfig {
+        buffer_frames: 8192,
+        ..CaptureConfig::new(inside.path())
+    })?;
     let mut client = site.client(load::DEPTH)?;
     let (total, pattern) = (site.disk.len_sectors(), Pattern::new(2, 2));
     load::write_all(&mut client, site.target, total, pattern)?;
@@ -97,8 +131,24 @@ fn decoded_by_others(wire: Wire, shards: Shards, mtu_bytes: u32) -> Result<()> {
     )?;
     drop(client);
     // With nothing under way both captures end with the same frame.
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    settle(|| {
+        let links = site
+            .node
+            .stat()?
+            .shards
+            .into_iter()
+            .flat_map(|shard| shard.links);
+        let (sent, received) = links.fold((0, 0), |(sent, received), link| {
+            (
+                sent + link.counters.tx_frames,
+                received + link.counters.rx_frames,
+            )
+        });
+        Ok(sent == received)
+    })?;
     let summary = site.capture.stop()?.context("it ran")?;
+    let wanted = usize::try_from(summary.written_frames)?;
+    settle(|| Ok(frames_in(outside.path())? >= wanted))?;
     tcpdump.stop()?;
 
     assert_eq!(summary.dropped_frames, 0);

@@ -92,7 +92,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
         let begin = Instant::now();
         while remains(pid).len() < 3 {
             assert!(
-                running.runs() && begin.elapsed() < Duration::from_secs(20),
+                running.runs() && begin.elapsed() < Duration::from_secs(60),
                 "it never began"
             );
             std::thread::sleep(Duration::from_millis(5));
@@ -110,7 +110,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
         let begin = Instant::now();
         while !remains(pid).is_empty() {
             assert!(
-                begin.elapsed() < Duration::from_secs(10),
+                begin.elapsed() < Duration::from_secs(60),
                 "left: {:?}",
                 remains(pid)
             );

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sandrail_lab::{Side, VbladeOptions};
+use serde_json::Value;
 
 use crate::errors::ENVIRONMENT;
 use crate::san::{LINKS, San, noise, possible};
@@ -24,18 +25,18 @@ fn targets_are_found_and_described() {
         .unwrap();
     let mac = san.lab.mac(Side::Target).to_string();
     for link in LINKS {
-        let value = san
-            .run(&[
-                "--link",
-                link,
-                "--json",
-                "discover",
-                "--identify",
-                "--wait",
-                "0.5",
-            ])
-            .exits(0)
-            .json();
+        let discover = |wait| {
+            let args = ["--link", link, "--json", "discover", "--identify"];
+            san.run(&[&args[..], &["--wait", wait]].concat())
+        };
+        // Both of them answer within that time, unless the machine keeps one from its core.
+        let mut value = Value::Null;
+        for wait in ["0.5", "2", "5", "20"] {
+            value = discover(wait).exits(0).json();
+            if value["targets"].as_array().map(Vec::len) == Some(2) {
+                break;
+            }
+        }
         let targets = value["targets"].as_array().unwrap();
         let seen: Vec<_> = targets
             .iter()
@@ -227,6 +228,9 @@ fn config_strings_are_read_tested_and_set() {
     }
 }
 
+/// Seconds that a request may take: far more than a refusal does.
+const TIMEOUT: u64 = 60;
+
 #[test]
 fn a_reservation_shuts_others_out_at_once() {
     if !possible("a_reservation_shuts_others_out_at_once") {
@@ -252,20 +256,13 @@ fn a_reservation_shuts_others_out_at_once() {
             warned.err
         );
         let begin = std::time::Instant::now();
-        san.run(&[
-            "--link",
-            link,
-            "read",
-            "7.3",
-            "--sectors",
-            "1",
-            "-o",
-            "/dev/null",
-        ])
-        .exits(4)
-        .says(&["sector 0 of e7.3", "target reserved"]);
+        let how = ["--link", link, "--timeout", &TIMEOUT.to_string()];
+        let read = ["read", "7.3", "--sectors", "1", "-o", "/dev/null"];
+        san.run(&[&how[..], &read[..]].concat())
+            .exits(4)
+            .says(&["sector 0 of e7.3", "target reserved"]);
         assert!(
-            begin.elapsed() < Duration::from_secs(5),
+            begin.elapsed() < Duration::from_secs(TIMEOUT),
             "an error, not a timeout"
         );
         let one = san.folder.with("one", &noise(1, 512));
@@ -337,7 +334,13 @@ fn captures_hold_what_was_sent_and_received_and_others_can_read_them() {
             .lines()
             .filter(|line| line.starts_with("Frame "))
             .count();
-        assert_eq!(u64::try_from(seen).unwrap(), frames, "{link}");
+        // What was sent twice as an answer was late is answered twice, the second time perhaps after the sums were made.
+        let late = value["wire"]["retransmitted"].as_u64().unwrap_or(0);
+        let seen = u64::try_from(seen).unwrap();
+        assert!(
+            (frames..=frames + late).contains(&seen),
+            "{link}: {seen}, {value}"
+        );
     }
     let file = san.folder.file("heard.pcapng");
     let args = [
@@ -346,7 +349,7 @@ fn captures_hold_what_was_sent_and_received_and_others_can_read_them() {
         "-o",
         &file,
         "--seconds",
-        "5",
+        "60",
         "--count",
         "2",
         "--discover",
