@@ -1,1 +1,27 @@
-//! Disks behind a target: memory, files and block devices through io_uring.
+//! Disks behind a target: memory, files and block devices through io_uring, and two that stand before them for tests and
+//! drills.
+//!
+//! | | |
+//! |---|---|
+//! | [`RamDisk`] | sectors in memory, over as soon as they begin |
+//! | [`FileDisk`] | a file, a block device, or a range of one |
+//! | [`AnyDisk`] | whichever of them a [`DiskSpec`] describes |
+//!
+//! All are [`Backing`](sandrail_proto::aoe::target::backing::Backing)s: driven from one thread, nothing blocks, nothing is
+//! allocated after the start.
+
+mod counters;
+mod error;
+mod file;
+mod info;
+mod memory;
+mod ram;
+mod spec;
+mod system;
+
+pub use counters::DiskCounters;
+pub use error::OpenError;
+pub use file::{Direct, FileDisk, FileSpec, Limits};
+pub use info::DiskInfo;
+pub use ram::RamDisk;
+pub use spec::{AnyDisk, DiskSpec, Medium};

@@ -1,0 +1,172 @@
+//! Sectors in memory.
+
+use sandrail_memory::{ArenaError, HugePages};
+use sandrail_proto::aoe::target::backing::{
+    Backing, DiskError, DiskOperation, Durability, IoId, SECTOR_BYTES, Started,
+};
+use sandrail_proto::time::Instant;
+
+use crate::counters::DiskCounters;
+use crate::info::DiskInfo;
+use crate::memory::{Memory, bytes_of};
+use crate::system::random_u64;
+
+/// The most sectors of one operation: what the copy of one takes stays well below a millisecond.
+const SECTORS_PER_OPERATION_MAX: u32 = 4096;
+
+/// A disk in memory, of hugepages where the machine has them. Every operation is over when it began, and what is read is
+/// not copied: [`Backing::data`] is a slice of the memory itself, so a write that begins between a read's end and its
+/// release shows in it.
+#[derive(Debug)]
+pub struct RamDisk {
+    memory: Memory,
+    made_of: sandrail_memory::Backing,
+    read_only: bool,
+    loss_mark: u64,
+    /// Of each read that was not released: where its bytes begin and how many they are.
+    reads: Vec<(usize, usize)>,
+    counters: DiskCounters,
+}
+
+impl RamDisk {
+    /// Zeroed memory of `sectors`, every page of it present.
+    ///
+    /// # Errors
+    /// [`ArenaError`] when it can't be had, or `sectors` is zero.
+    pub fn new(
+        sectors: u64,
+        operations_max: u32,
+        read_only: bool,
+        huge: HugePages,
+    ) -> Result<Self, ArenaError> {
+        let (memory, made_of) = Memory::new(bytes_of(sectors), huge)?;
+        Ok(Self {
+            memory,
+            made_of,
+            read_only,
+            loss_mark: random_u64(),
+            reads: vec![(0, 0); usize::try_from(operations_max).unwrap_or(usize::MAX)],
+            counters: DiskCounters::default(),
+        })
+    }
+
+    /// What the disk became: above all what its memory is made of.
+    #[must_use]
+    pub fn info(&self) -> DiskInfo {
+        DiskInfo::of_ram(self.sectors(), &self.made_of)
+    }
+
+    /// What was done.
+    #[must_use]
+    pub fn counters(&self) -> DiskCounters {
+        self.counters
+    }
+
+    /// Where sectors lie in memory; an error names the first that is none of the disk's.
+    fn place(&self, lba: u64, sectors: u32) -> Result<(usize, usize), DiskError> {
+        let all = self.sectors();
+        let end = lba.saturating_add(u64::from(sectors));
+        if end > all {
+            return Err(DiskError::Medium { lba: lba.max(all) });
+        }
+        Ok((bytes_of(lba), bytes_of(u64::from(sectors))))
+    }
+
+    fn run(&mut self, io: IoId, operation: &DiskOperation<'_>) -> Result<(), DiskError> {
+        match *operation {
+            DiskOperation::Read { lba, sectors } => {
+                let place = self.place(lba.0, sectors.get())?;
+                self.reads[slot(io)] = place;
+                self.counters.reads += 1;
+                self.counters.read_bytes += u64::from(sectors.get()) * SECTOR_BYTES as u64;
+                Ok(())
+            }
+            DiskOperation::Write { lba, sectors, data } => {
+                let (start, len) = self.place(lba.0, sectors.get())?;
+                self.refuse_if_read_only()?;
+                let mut to = &mut self.memory.bytes_mut()[start..start + len];
+                for piece in data {
+                    let (head, tail) =
+                        to.split_at_mut_checked(piece.len())
+                            .ok_or(DiskError::Device {
+                                errno: libc::EINVAL,
+                            })?;
+                    head.copy_from_slice(piece);
+                    to = tail;
+                }
+                self.counters.writes += 1;
+                self.counters.write_bytes += len as u64;
+                Ok(())
+            }
+            DiskOperation::Flush => {
+                self.counters.flushes += 1;
+                Ok(())
+            }
+            DiskOperation::Discard { lba, sectors } => {
+                let (start, len) = self.place(lba.0, sectors.get())?;
+                self.refuse_if_read_only()?;
+                self.memory.bytes_mut()[start..start + len].fill(0);
+                self.counters.discards += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn refuse_if_read_only(&self) -> Result<(), DiskError> {
+        if self.read_only {
+            return Err(DiskError::Device { errno: libc::EROFS });
+        }
+        Ok(())
+    }
+}
+
+impl Backing for RamDisk {
+    fn sectors(&self) -> u64 {
+        (self.memory.bytes().len() / SECTOR_BYTES) as u64
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Volatile
+    }
+
+    fn loss_mark(&self) -> u64 {
+        self.loss_mark
+    }
+
+    fn discards(&self) -> bool {
+        !self.read_only
+    }
+
+    fn operations_max(&self) -> u32 {
+        u32::try_from(self.reads.len()).unwrap_or(u32::MAX)
+    }
+
+    fn sectors_per_operation_max(&self) -> u32 {
+        SECTORS_PER_OPERATION_MAX
+    }
+
+    fn start(&mut self, _now: Instant, io: IoId, operation: DiskOperation<'_>) -> Started {
+        let result = self.run(io, &operation);
+        self.counters.failed += u64::from(result.is_err());
+        Started::Done(result)
+    }
+
+    fn poll_done(&mut self, _now: Instant) -> Option<(IoId, Result<(), DiskError>)> {
+        None
+    }
+
+    fn data(&self, io: IoId) -> &[u8] {
+        let (start, len) = self.reads[slot(io)];
+        &self.memory.bytes()[start..start + len]
+    }
+
+    fn release(&mut self, io: IoId) {
+        self.reads[slot(io)] = (0, 0);
+    }
+
+    fn kick(&mut self, _now: Instant) {}
+}
+
+fn slot(io: IoId) -> usize {
+    usize::try_from(io.0).unwrap_or(usize::MAX)
+}
