@@ -36,16 +36,20 @@ pub enum LabError {
         source: io::Error,
     },
     /// A target ended before it was ready, or when it should have run.
-    #[error("vblade ended ({status}): {output}")]
+    #[error("{program} ended ({status}): {output}")]
     TargetEnded {
+        /// Its program.
+        program: &'static str,
         /// Its exit status, in words.
         status: String,
         /// What it printed.
         output: String,
     },
-    /// A target runs but did not open its packet socket in time.
-    #[error("vblade was not ready after {waited:?}: {output}")]
+    /// A target runs but was not ready, or did not end, in time.
+    #[error("{program} was not where it should be after {waited:?}: {output}")]
     TargetNotReady {
+        /// Its program.
+        program: &'static str,
         /// How long was waited.
         waited: Duration,
         /// What it printed.
@@ -74,6 +78,14 @@ pub enum Unsupported {
         program: &'static str,
         /// The Debian package that has it.
         package: &'static str,
+    },
+    /// A program of this repository has not been built.
+    #[error(
+        "`{program}` is not built: cargo build -p {program}, with --release for a release build"
+    )]
+    NotBuilt {
+        /// The program's name, and its package's.
+        program: &'static str,
     },
     /// The kernel, or the container around this process, forbids namespaces or veth pairs.
     #[error("this machine forbids network namespaces or veth pairs: {reason}")]

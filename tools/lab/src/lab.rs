@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::backing::BackingFile;
+use crate::blade::{Blade, BladeOptions};
 use crate::error::{LabError, Unsupported};
 use crate::guardian::{self, Guardian};
 use crate::names::LabId;
@@ -373,10 +375,7 @@ impl Lab {
     /// # Errors
     /// The file cannot be made.
     pub fn backing_file(&self, len_bytes: u64) -> Result<BackingFile, LabError> {
-        let directory = guardian::directory(&self.id);
-        std::fs::create_dir_all(&directory)
-            .map_err(LabError::io(format!("create {}", directory.display())))?;
-        BackingFile::create(&directory, len_bytes)
+        BackingFile::create(&self.folder()?, len_bytes)
     }
 
     /// Starts a `vblade` on the target's side and waits until it listens.
@@ -389,6 +388,30 @@ impl Lab {
             &self.tagged_interface(Side::Target),
             options,
         )
+    }
+
+    /// Starts a `sandrail-blade` on the target's side and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// It is not built, it ended at once (with what it printed), or it was not ready in time.
+    pub fn blade(&self, options: BladeOptions) -> Result<Blade, LabError> {
+        Blade::start(
+            self.namespace(Side::Target),
+            &self.tagged_interface(Side::Target),
+            &self.folder()?,
+            options,
+        )
+    }
+
+    /// A folder of the lab's own, in memory where the machine has that. It goes with the lab.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn folder(&self) -> Result<PathBuf, LabError> {
+        let directory = guardian::directory(&self.id);
+        std::fs::create_dir_all(&directory)
+            .map_err(LabError::io(format!("create {}", directory.display())))?;
+        Ok(directory)
     }
 
     /// Runs `ip` on that side.

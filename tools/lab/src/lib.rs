@@ -32,6 +32,7 @@
 //! Nothing here touches an interface of the namespace that the caller lives in: the veth pair is born inside the new ones.
 
 mod backing;
+mod blade;
 mod error;
 mod guardian;
 mod lab;
@@ -40,9 +41,11 @@ mod namespace;
 mod ping;
 mod process;
 mod skip;
+mod target_process;
 mod vblade;
 
 pub use backing::BackingFile;
+pub use blade::{BLADE_VARIABLE, Blade, BladeOptions};
 pub use error::{LabError, Unsupported};
 pub use lab::{Lab, LabBuilder, LinkState, MacAddress, Side};
 pub use ping::{PingStats, RunningPing};
