@@ -1,0 +1,205 @@
+//! A whole report as a page that needs nothing else, and as one picture.
+
+use std::fmt::{self, Write};
+
+use crate::collection::{Collection, Recording};
+use crate::draw::{self, Picture};
+use crate::result::Comparison;
+use crate::table::escape;
+use crate::{tables, terminal};
+
+const STYLE: &str = include_str!("page.css");
+
+/// What a report is called.
+#[must_use]
+pub fn title(collection: &Collection) -> String {
+    let runs = collection
+        .recordings
+        .iter()
+        .map(|recording| match &recording.run {
+            Some(run) => run.title.clone(),
+            None => recording.name.clone(),
+        });
+    let mut titles: Vec<String> = runs.collect();
+    titles.extend(collection.comparisons.iter().map(|each| each.title.clone()));
+    titles.dedup();
+    match titles.as_slice() {
+        [] => "Nothing".to_owned(),
+        [only] => only.clone(),
+        [first, second] => format!("{first}; {second}"),
+        [first, rest @ ..] => format!("{first}, and {} others", rest.len()),
+    }
+}
+
+/// The page: HTML, readable with any browser, on light or dark ground, without scripts and without a network.
+#[must_use]
+pub fn html(collection: &Collection) -> String {
+    let mut page = String::new();
+    write_page(&mut page, collection).expect("a string takes all");
+    page
+}
+
+/// All pictures of a report in one SVG file.
+#[must_use]
+pub fn svg(collection: &Collection) -> String {
+    let mut lines = Vec::new();
+    let several = collection.comparisons.len() + collection.recordings.len() > 1;
+    let all = collection
+        .comparisons
+        .iter()
+        .map(|each| (each.title.clone(), each.facts()));
+    let runs = collection.recordings.iter().filter_map(|recording| {
+        let run = recording.run.as_ref()?;
+        Some((recording.name.clone(), run.facts()))
+    });
+    for (name, facts) in all.chain(runs) {
+        if several {
+            lines.push(name);
+        }
+        let filled = facts.iter().filter(|(_, value)| !value.is_empty());
+        lines.extend(filled.map(|(name, value)| format!("{name}: {value}")));
+    }
+    let mut pictures: Vec<Picture> = Vec::new();
+    for comparison in &collection.comparisons {
+        pictures.extend(ratios(comparison));
+    }
+    pictures.extend(latency_pictures(collection));
+    pictures.extend(rate_picture(collection));
+    pictures.extend(
+        collection
+            .recordings
+            .iter()
+            .flat_map(|each| heat(collection, each)),
+    );
+    draw::sheet(&title(collection), &lines, &pictures)
+}
+
+fn ratios(comparison: &Comparison) -> Option<Picture> {
+    draw::dots::picture(&format!("Ratios: {}", comparison.title), comparison)
+}
+
+fn latency_pictures(collection: &Collection) -> Vec<Picture> {
+    let charts = terminal::charts(collection).into_iter();
+    charts
+        .filter(|(_, curves)| !curves.is_empty())
+        .map(|(title, curves)| draw::curves::picture(&title, &curves))
+        .collect()
+}
+
+fn rate_picture(collection: &Collection) -> Option<Picture> {
+    let all = collection.recordings.iter();
+    let rates: Vec<_> = all
+        .map(|recording| (recording.name.clone(), recording.rates()))
+        .filter(|(_, rates)| rates.len() > 1)
+        .collect();
+    (!rates.is_empty()).then(|| draw::rates::picture("Throughput over time", &rates))
+}
+
+fn heat(collection: &Collection, recording: &Recording) -> Vec<Picture> {
+    let several = collection.recordings.len() > 1;
+    let of = |class: &str| match several {
+        true => format!("Latency over time: {}, {class}", recording.name),
+        false => format!("Latency over time: {class}"),
+    };
+    let series = recording.series.iter();
+    series
+        .filter(|series| series.intervals.len() > 1)
+        .filter_map(|series| draw::heat::picture(&of(&series.class), series))
+        .collect()
+}
+
+fn write_page(page: &mut String, collection: &Collection) -> fmt::Result {
+    let title = escape(&title(collection));
+    writeln!(
+        page,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{STYLE}{}</style>\n</head>\n\
+         <body>\n<main>\n<h1>{title}</h1>",
+        draw::style()
+    )?;
+    for (number, comparison) in collection.comparisons.iter().enumerate() {
+        let mut table = tables::comparison(comparison);
+        let caption = std::mem::take(&mut table.caption);
+        writeln!(page, "<section id=\"comparison-{number}\">")?;
+        if collection.comparisons.len() > 1 || !collection.recordings.is_empty() {
+            writeln!(page, "<h2>{}</h2>", escape(&caption))?;
+        }
+        "Results of every contender".clone_into(&mut table.caption);
+        figure(page, ratios(comparison).as_ref())?;
+        page.push_str(&table.to_html());
+        write_facts(page, &comparison.facts())?;
+        writeln!(page, "</section>")?;
+    }
+    if !collection.recordings.is_empty() {
+        write_recordings(page, collection)?;
+    }
+    writeln!(
+        page,
+        "</main>\n<footer class=\"soft\">Made by sandrail report {}.</footer>\n</body>\n</html>",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn write_recordings(page: &mut String, collection: &Collection) -> fmt::Result {
+    writeln!(page, "<section id=\"latency\">\n<h2>Latency</h2>")?;
+    for table in tables::percentiles(collection) {
+        page.push_str(&table.to_html());
+    }
+    for picture in latency_pictures(collection) {
+        figure(page, Some(&picture))?;
+    }
+    writeln!(page, "</section>")?;
+    let (table, picture) = (tables::throughput(collection), rate_picture(collection));
+    if table.is_some() || picture.is_some() {
+        writeln!(page, "<section id=\"throughput\">\n<h2>Throughput</h2>")?;
+        page.push_str(&table.map(|table| table.to_html()).unwrap_or_default());
+        figure(page, picture.as_ref())?;
+        writeln!(page, "</section>")?;
+    }
+    let heat: Vec<Picture> = collection
+        .recordings
+        .iter()
+        .flat_map(|recording| heat(collection, recording))
+        .collect();
+    if !heat.is_empty() {
+        writeln!(page, "<section id=\"time\">\n<h2>Latency over time</h2>")?;
+        for picture in &heat {
+            figure(page, Some(picture))?;
+        }
+        writeln!(page, "</section>")?;
+    }
+    for recording in &collection.recordings {
+        if let Some(run) = &recording.run {
+            let name = match collection.recordings.len() {
+                1 => "Machine and load".to_owned(),
+                _ => format!("Machine and load: {}", recording.name),
+            };
+            writeln!(page, "<section>\n<h2>{}</h2>", escape(&name))?;
+            write_facts(page, &run.facts())?;
+            writeln!(page, "</section>")?;
+        }
+    }
+    Ok(())
+}
+
+fn figure(page: &mut String, picture: Option<&Picture>) -> fmt::Result {
+    let Some(picture) = picture else {
+        return Ok(());
+    };
+    writeln!(
+        page,
+        "<figure>\n<figcaption>{}</figcaption>\n\
+         <div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Picture\">\n{}</div>\n</figure>",
+        escape(&picture.title),
+        picture.to_svg()
+    )
+}
+
+fn write_facts(page: &mut String, facts: &[(&'static str, String)]) -> fmt::Result {
+    writeln!(page, "<dl>")?;
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(value))?;
+    }
+    writeln!(page, "</dl>")
+}
