@@ -1,6 +1,7 @@
 //! What a report is made of: the files that were named, and those that belong to them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -112,19 +113,14 @@ impl Collection {
 
     /// Gives each recording the shortest name that tells it from the others.
     fn name(&mut self) {
-        let stem = |path: &Path| {
-            path.file_stem()
-                .map(|name| name.to_string_lossy().into_owned())
-        };
-        let file = |path: &Path| {
-            path.file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-        };
-        let whole = |path: &Path| Some(path.display().to_string());
-        let ways: [&dyn Fn(&Path) -> Option<String>; 3] = [&stem, &file, &whole];
-        for way in ways {
-            let paths = self.recordings.iter().map(|recording| &recording.path);
-            let names: Vec<String> = paths.map(|path| way(path).unwrap_or_default()).collect();
+        let lossy = |name: Option<&OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+        for way in 0..3 {
+            let named = self.recordings.iter().map(|recording| match way {
+                0 => lossy(recording.path.file_stem()),
+                1 => lossy(recording.path.file_name()),
+                _ => recording.path.display().to_string(),
+            });
+            let names: Vec<String> = named.collect();
             let distinct: BTreeSet<&String> = names.iter().collect();
             let enough = distinct.len() == names.len();
             for (recording, name) in self.recordings.iter_mut().zip(names) {
@@ -353,7 +349,10 @@ fn logged(log: &Log) -> Vec<Series> {
     series
 }
 
-/// A curve of (share of operations that took longer, nanoseconds), as steps, from the most common to the rarest; the last
+/// A curve's name and its points: the share of operations that took longer, and nanoseconds.
+pub type Curve = (String, Vec<(f64, u64)>);
+
+/// The points of a [`Curve`], as steps, from the most common to the rarest; the last
 /// one at one of as many as there are.
 #[must_use]
 pub fn curve(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {

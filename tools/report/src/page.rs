@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use crate::collection::{Collection, Recording};
 use crate::draw::{self, Picture};
 use crate::result::Comparison;
-use crate::table::escape;
+use crate::table::{Table, escape};
 use crate::{tables, terminal};
 
 const STYLE: &str = include_str!("page.css");
@@ -63,7 +63,7 @@ pub fn svg(collection: &Collection) -> String {
     for comparison in &collection.comparisons {
         pictures.extend(ratios(comparison));
     }
-    pictures.extend(latency_pictures(collection));
+    pictures.extend(latency_pictures(collection).into_iter().flatten());
     pictures.extend(rate_picture(collection));
     pictures.extend(
         collection
@@ -78,12 +78,13 @@ fn ratios(comparison: &Comparison) -> Option<Picture> {
     draw::dots::picture(&format!("Ratios: {}", comparison.title), comparison)
 }
 
-fn latency_pictures(collection: &Collection) -> Vec<Picture> {
+/// One for each table of percentiles, where there is more than a summary.
+fn latency_pictures(collection: &Collection) -> Vec<Option<Picture>> {
     let charts = terminal::charts(collection).into_iter();
-    charts
-        .filter(|(_, curves)| !curves.is_empty())
-        .map(|(title, curves)| draw::curves::picture(&title, &curves))
-        .collect()
+    let drawn = charts.map(|(title, curves)| {
+        (!curves.is_empty()).then(|| draw::curves::picture(&title, &curves))
+    });
+    drawn.collect()
 }
 
 fn rate_picture(collection: &Collection) -> Option<Picture> {
@@ -143,18 +144,18 @@ fn write_page(page: &mut String, collection: &Collection) -> fmt::Result {
 
 fn write_recordings(page: &mut String, collection: &Collection) -> fmt::Result {
     writeln!(page, "<section id=\"latency\">\n<h2>Latency</h2>")?;
-    for table in tables::percentiles(collection) {
-        page.push_str(&table.to_html());
-    }
-    for picture in latency_pictures(collection) {
-        figure(page, Some(&picture))?;
+    // Both are by kind of operation, or both of one recording.
+    let pairs = tables::percentiles(collection)
+        .into_iter()
+        .zip(latency_pictures(collection));
+    for (table, picture) in pairs {
+        beside(page, Some(&table), picture.as_ref())?;
     }
     writeln!(page, "</section>")?;
     let (table, picture) = (tables::throughput(collection), rate_picture(collection));
     if table.is_some() || picture.is_some() {
         writeln!(page, "<section id=\"throughput\">\n<h2>Throughput</h2>")?;
-        page.push_str(&table.map(|table| table.to_html()).unwrap_or_default());
-        figure(page, picture.as_ref())?;
+        beside(page, table.as_ref(), picture.as_ref())?;
         writeln!(page, "</section>")?;
     }
     let heat: Vec<Picture> = collection
@@ -183,14 +184,22 @@ fn write_recordings(page: &mut String, collection: &Collection) -> fmt::Result {
     Ok(())
 }
 
+/// A table and a picture of the same, side by side where there is room.
+fn beside(page: &mut String, table: Option<&Table>, picture: Option<&Picture>) -> fmt::Result {
+    writeln!(page, "<div class=\"beside\">")?;
+    page.push_str(&table.map(Table::to_html).unwrap_or_default());
+    figure(page, picture)?;
+    writeln!(page, "</div>")
+}
+
 fn figure(page: &mut String, picture: Option<&Picture>) -> fmt::Result {
     let Some(picture) = picture else {
         return Ok(());
     };
     writeln!(
         page,
-        "<figure>\n<figcaption>{}</figcaption>\n\
-         <div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Picture\">\n{}</div>\n</figure>",
+        "<figure>\n<figcaption>{0}</figcaption>\n\
+         <div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{0}\">\n{1}</div>\n</figure>",
         escape(&picture.title),
         picture.to_svg()
     )

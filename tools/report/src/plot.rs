@@ -1,6 +1,6 @@
 //! Small plots of letters, for terminals.
 
-use crate::collection::Rate;
+use crate::collection::{Curve, Rate};
 use crate::draw::rarity_names;
 use crate::number::{approximate, count_of, duration, short, whole};
 
@@ -32,7 +32,7 @@ impl Terminal {
 /// Latency by rarity, both logarithmic. One curve is drawn in braille, of which a letter has two by four dots; several by a
 /// mark each.
 #[must_use]
-pub fn curves(terminal: Terminal, curves: &[(String, Vec<(f64, u64)>)]) -> String {
+pub fn curves(terminal: Terminal, curves: &[Curve]) -> String {
     let points = || curves.iter().flat_map(|(_, points)| points);
     let latencies = || points().map(|(_, ns)| (*ns).max(1));
     let (Some(least), Some(most)) = (latencies().min(), latencies().max()) else {

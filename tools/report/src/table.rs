@@ -107,8 +107,9 @@ impl Table {
     /// As HTML: headings are told as such, so that a screen reader names them with each cell.
     #[must_use]
     pub fn to_html(&self) -> String {
-        let mut html = String::from(
-            "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Table\">\n<table>\n",
+        let label = escape(&self.caption);
+        let mut html = format!(
+            "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{label}\">\n<table>\n"
         );
         if !self.caption.is_empty() {
             html += &format!("<caption>{}</caption>\n", escape(&self.caption));

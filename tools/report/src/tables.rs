@@ -29,7 +29,7 @@ pub fn percentiles(collection: &Collection) -> Vec<Table> {
                 latency: &series.latency,
             })
             .collect();
-        let caption = format!("Latency by percentile: {}", only.name);
+        let caption = format!("Percentiles: {}", only.name);
         return vec![table(caption, &columns, false)];
     }
     let of_class = |class: &String| {
@@ -43,7 +43,7 @@ pub fn percentiles(collection: &Collection) -> Vec<Table> {
                 })
             })
             .collect();
-        table(format!("Latency by percentile: {class}"), &columns, true)
+        table(format!("Percentiles: {class}"), &columns, true)
     };
     collection.classes().iter().map(of_class).collect()
 }
@@ -237,15 +237,30 @@ pub(crate) fn amount(value: f64) -> String {
 pub(crate) fn verdict(comparison: &Comparison, row: &Row) -> Option<(String, bool)> {
     let (goal, reached) = (comparison.goal_of(row)?, row.ratio_median?);
     let missed = reached < goal;
-    let word = if missed { "missed" } else { "reached" };
-    Some((format!("{} {word}", three_digits(goal)), missed))
+    let told = three_digits(goal);
+    let words = match missed {
+        false => format!("{told} reached"),
+        // Rounded, it would look reached.
+        true if told == three_digits(reached) => format!("{told} missed by {:.1e}", goal - reached),
+        true => format!("{told} missed"),
+    };
+    Some((words, missed))
 }
 
 /// A comparison's rows.
 #[must_use]
 pub fn comparison(comparison: &Comparison) -> Table {
     let columns = [
-        "", "min", "median", "max", "unit", "versus", "ratio", "least", "most", "goal",
+        "",
+        "median",
+        "unit",
+        "versus",
+        "ratio",
+        "goal",
+        "ratio min",
+        "ratio max",
+        "min",
+        "max",
     ];
     let any = |of: &dyn Fn(&Row) -> bool| comparison.rows.iter().any(of);
     let with_goal = any(&|row| comparison.goal_of(row).is_some());
@@ -258,26 +273,20 @@ pub fn comparison(comparison: &Comparison) -> Table {
             .any(|cost| cost.syscalls_per_io.is_some())
     });
     let mut head: Vec<String> = columns.map(str::to_owned).to_vec();
-    if !with_goal {
-        head.pop();
-    }
+    head.retain(|name| name != "goal" || with_goal);
     if with_cost {
-        head.push("CPU/op initiator + target".to_owned());
+        head.push("CPU/op, both sides".to_owned());
     }
     if with_calls {
-        head.push("calls/op initiator + target".to_owned());
+        head.push("calls/op, both sides".to_owned());
     }
     let rows = comparison.rows.iter().map(|row| {
         let optional = |text: Option<String>| Cell::text(text.unwrap_or_default());
         let mut cells = vec![
-            Cell::text(amount(row.min)),
             Cell::text(amount(row.median)),
-            Cell::text(amount(row.max)),
             Cell::text(row.unit.clone()),
             optional(row.versus.clone()),
             optional(row.ratio_median.map(three_digits)),
-            optional(row.ratio_min.map(three_digits)),
-            optional(row.ratio_max.map(three_digits)),
         ];
         if with_goal {
             let (text, bad) = verdict(comparison, row).unwrap_or_default();
@@ -286,6 +295,12 @@ pub fn comparison(comparison: &Comparison) -> Table {
                 ..Cell::text(text)
             });
         }
+        cells.extend([
+            optional(row.ratio_min.map(three_digits)),
+            optional(row.ratio_max.map(three_digits)),
+            Cell::text(amount(row.min)),
+            Cell::text(amount(row.max)),
+        ]);
         if with_cost {
             cells.push(Cell::text(both(row, cpu)));
         }
@@ -363,11 +378,17 @@ mod tests {
     fn a_goal_is_reached_or_missed() {
         let mut all = example();
         let cells = |all: &Comparison| comparison(all).rows[1].1.clone();
-        assert_eq!(cells(&all)[8].text, "0.90 reached");
+        assert_eq!(cells(&all)[4].text, "0.90 reached");
         all.rows[1].goal = Some(0.95);
         assert_eq!(
-            (cells(&all)[8].text.as_str(), cells(&all)[8].bad),
+            (cells(&all)[4].text.as_str(), cells(&all)[4].bad),
             ("0.95 missed", true)
+        );
+        all.rows[1].goal = Some(all.rows[1].ratio_median.unwrap() + 0.0002);
+        assert!(
+            cells(&all)[4].text.ends_with("missed by 2.0e-4"),
+            "{:?}",
+            cells(&all)
         );
         all.goal = None;
         all.rows[1].goal = None;

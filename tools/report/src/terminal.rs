@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::collection::{Collection, curve};
+use crate::collection::{Collection, Curve, curve};
 use crate::plot::{self, Terminal};
 use crate::result::{Comparison, Row};
 use crate::table::clean;
@@ -60,7 +60,7 @@ pub fn text(collection: &Collection, terminal: Terminal) -> String {
 
 /// The curves that belong into one picture, and what they are: of one recording all kinds of operation, of several each
 /// kind by itself.
-pub(crate) fn charts(collection: &Collection) -> Vec<(String, Vec<(String, Vec<(f64, u64)>)>)> {
+pub(crate) fn charts(collection: &Collection) -> Vec<(String, Vec<Curve>)> {
     if let [only] = collection.recordings.as_slice() {
         let curves = only.series.iter().filter_map(|series| {
             let histogram = series.histogram.as_ref()?;

@@ -2,6 +2,7 @@
 
 use super::axis::Axis;
 use super::{Anchor, Picture, WIDTH, curve_class};
+use crate::collection::Curve;
 use crate::number::{approximate, duration};
 
 const LEFT: f64 = 74.0;
@@ -10,7 +11,7 @@ const PLOT_HEIGHT: f64 = 300.0;
 
 /// Curves of (share of operations that took longer, nanoseconds), from the most common to the rarest, with their names.
 #[must_use]
-pub fn picture(title: &str, curves: &[(String, Vec<(f64, u64)>)]) -> Picture {
+pub fn picture(title: &str, curves: &[Curve]) -> Picture {
     let mut picture = Picture::new(title, 0.0);
     let points = || {
         let all = curves.iter().flat_map(|(_, points)| points);

@@ -59,7 +59,10 @@ fn axis(comparison: &Comparison, rows: &[&Row], left: f64) -> Axis {
             (from.min(ratio), to.max(ratio))
         });
     let step = step_of((to - from).max(0.05) / 8.0);
-    let (from, to) = ((from / step).floor() * step, (to / step).ceil() * step);
+    let (from, to) = (
+        (from / step + 1e-6).floor() * step,
+        (to / step - 1e-6).ceil() * step,
+    );
     Axis::linear(from.max(0.0), to, left, RIGHT)
 }
 
