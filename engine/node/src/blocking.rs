@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sandrail_memory::{Buffer, SECTOR_BYTES};
-use sandrail_proto::aoe::initiator::{Durability, IfClosed, Operation, Outcome};
+use sandrail_proto::aoe::initiator::{Durability, IfClosed, IoError, Operation, Outcome};
 use sandrail_wire::aoe::{
     CONFIG_STRING_BYTES_MAX, ConfigCommand, MACS_MAX, MASK_DIRECTIVE_BYTES, MacList, ReserveCommand,
 };
@@ -66,6 +66,26 @@ pub enum BlockingError {
     /// The target refused to edit its mask list.
     #[error("mask list error {0}")]
     Mask(u8),
+}
+
+/// A reservation that an epoch orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochReservation {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Who may read and write; nobody: everybody may.
+    pub macs: Vec<MacAddr>,
+}
+
+/// Why a reservation by epoch was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EpochError {
+    /// A newer one is in force, or another one of the same epoch: this one.
+    #[error("a reservation of epoch {} is in force", .0.epoch)]
+    Stale(EpochReservation),
+    /// Everything else.
+    #[error(transparent)]
+    Call(#[from] BlockingError),
 }
 
 impl Client {
@@ -152,6 +172,38 @@ impl Client {
         macs_in(&answer)
     }
 
+    /// Replaces the reservation if `epoch` is newer than the one in force (S8), on targets that announce epochs; what is in
+    /// force then. The same list under the same epoch again is a success.
+    ///
+    /// # Errors
+    /// [`EpochError::Stale`] with what is in force instead; [`BlockingError`].
+    pub fn reserve_by_epoch(
+        &mut self,
+        target: TargetHandle,
+        epoch: u64,
+        macs: &[MacAddr],
+    ) -> Result<EpochReservation, EpochError> {
+        let bytes: Vec<u8> = macs.iter().flat_map(|mac| mac.0).collect();
+        let len_bytes = length(bytes.len(), MACS_MAX * 6)?;
+        let mut buffer = self.wait_for_buffer(MACS_MAX * 6)?;
+        buffer.as_mut()[..bytes.len()].copy_from_slice(&bytes);
+        let operation = Operation::ReserveEpoch { epoch, len_bytes };
+        let completion = self.complete(target, operation, buffer)?;
+        let in_force = |epoch, len_bytes: usize| {
+            let list = completion.buffer.as_ref().get(..len_bytes);
+            let macs = macs_in(list.ok_or(BlockingError::Answer)?)?;
+            Ok::<_, BlockingError>(EpochReservation { epoch, macs })
+        };
+        match completion.result {
+            Ok(Outcome::Reserved { epoch, len_bytes }) => Ok(in_force(epoch, len_bytes)?),
+            Ok(_) => Err(BlockingError::Answer.into()),
+            Err(RequestError::Io(IoError::StaleEpoch { epoch, len_bytes })) => {
+                Err(EpochError::Stale(in_force(epoch, len_bytes)?))
+            }
+            Err(error) => Err(BlockingError::Failed(error).into()),
+        }
+    }
+
     /// The MAC mask list: who may talk to the target.
     ///
     /// # Errors
@@ -209,6 +261,17 @@ impl Client {
         operation: Operation,
         buffer: Buffer,
     ) -> Result<(Outcome, Buffer), BlockingError> {
+        let completion = self.complete(target, operation, buffer)?;
+        Ok((completion.result?, completion.buffer))
+    }
+
+    /// The same; what the request came to is in the completion.
+    fn complete(
+        &mut self,
+        target: TargetHandle,
+        operation: Operation,
+        buffer: Buffer,
+    ) -> Result<Completion, BlockingError> {
         self.must_be_idle()?;
         let timeout = self.request_timeout();
         let mut request = Request {
@@ -232,8 +295,7 @@ impl Client {
                 }
             }
         }
-        let completion = self.wait(timeout + GRACE).ok_or(BlockingError::NoAnswer)?;
-        Ok((completion.result?, completion.buffer))
+        self.wait(timeout + GRACE).ok_or(BlockingError::NoAnswer)
     }
 
     fn must_be_idle(&self) -> Result<(), BlockingError> {

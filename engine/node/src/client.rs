@@ -14,7 +14,7 @@ use sandrail_wire::Lba;
 use crate::clock;
 use crate::config::Idle;
 use crate::doorbell::Doorbell;
-use crate::flush::worse;
+use crate::flush::{FlushBegun, worse};
 use crate::hub::{Hub, TargetHandle};
 use crate::os::{EventFd, PollSet};
 use crate::request::{
@@ -40,7 +40,7 @@ struct Slot {
     /// The parts' results so far, the worst of them.
     result: Result<Outcome, RequestError>,
     /// What a flush will cover if it succeeds.
-    covers: u64,
+    begun: FlushBegun,
     /// The caller's buffer of a flush: its parts carry none.
     buffer: Buffer,
 }
@@ -60,7 +60,7 @@ impl Slot {
             parts_open: 0,
             unsent: 0,
             result: Err(RequestError::Stopped),
-            covers: 0,
+            begun: FlushBegun::default(),
             buffer: Buffer::empty(),
         }
     }
@@ -190,7 +190,7 @@ impl Client {
             timeout,
             user,
         } = request;
-        let (parts_open, kept_buffer, covers) = match shard {
+        let (parts_open, kept_buffer, begun) = match shard {
             Some(shard) => {
                 let job = self.job(slot, target, operation, buffer, timeout, submitted_at);
                 if let Err(job) = self.hub.doors[shard].push(job) {
@@ -205,14 +205,14 @@ impl Client {
                         },
                     });
                 }
-                (1, Buffer::empty(), 0)
+                (1, Buffer::empty(), FlushBegun::default())
             }
             None => {
-                let covers = self.hub.targets[target.place()].loss.flush_begins();
+                let begun = self.hub.targets[target.place()].loss.flush_begins();
                 let shards = u32::try_from(self.hub.doors.len()).unwrap_or(1);
                 unsent = u16::try_from((1_u32 << shards) - 1).unwrap_or(u16::MAX);
                 self.flushes_unsent += 1;
-                (shards, buffer, covers)
+                (shards, buffer, begun)
             }
         };
         self.free.pop();
@@ -226,7 +226,7 @@ impl Client {
         entry.parts_open = parts_open;
         entry.unsent = unsent;
         entry.result = Ok(Outcome::Flushed(Durability::Claimed));
-        entry.covers = covers;
+        entry.begun = begun;
         entry.buffer = kept_buffer;
         let ticket = Ticket {
             slot,
@@ -396,7 +396,7 @@ impl Client {
             buffer = std::mem::replace(&mut entry.buffer, Buffer::empty());
             result = hub.targets[entry.target.place()]
                 .loss
-                .flush_ends(entry.covers, result);
+                .flush_ends(entry.begun, result);
         }
         let completion = Completion {
             ticket: Ticket {

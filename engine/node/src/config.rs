@@ -63,6 +63,7 @@ pub struct MemoryConfig {
 pub struct NodeConfig {
     /// Timings and limits of each shard's initiator. The node sets `shard`, multiplies `window_sharers` by the number
     /// of shards, and raises `write_quarantine` after an unclean end ([`crate::clean`]).
+    /// An `incarnation` of 0 is drawn at the start, one for all shards.
     pub initiator: InitiatorConfig,
     /// The VLAN tag of each interface, in the order of the links; missing ones have none.
     pub vlans: Vec<Option<VlanTag>>,

@@ -63,6 +63,10 @@ pub(crate) enum Control {
         handle: TargetHandle,
         reply: Sender<()>,
     },
+    /// Another shard was told by the target that it restarted: this one's session is void, too.
+    Inquire {
+        handle: TargetHandle,
+    },
     Stat {
         reply: Sender<Box<ShardStat>>,
     },

@@ -27,6 +27,18 @@ pub(crate) struct LossState {
     flushed: AtomicU64,
     /// The evidence, plus one, once unflushed writes may be lost; 0: nothing lost.
     lost: AtomicU8,
+    /// The same of the last loss, accepted or not.
+    last: AtomicU8,
+    /// How often `lost` was set: a flush during which a loss was told and accepted covers nothing.
+    losses: AtomicU64,
+}
+
+/// What a flush found when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FlushBegun {
+    /// The sum of the writes acknowledged.
+    covers: u64,
+    losses: u64,
 }
 
 impl LossState {
@@ -46,29 +58,42 @@ impl LossState {
     /// Shard: the target may have restarted. `unflushed` is what the shard's own initiator knows.
     pub(crate) fn restart_suspected(&self, evidence: RestartEvidence, unflushed: bool) {
         if unflushed || self.sum() > self.flushed.load(Ordering::Acquire) {
-            // Release: partner is the acquire in `combined`, so that who reads it also sees the notice's cause.
+            // Release, both: partners are the acquires in `flush_ends`. The count first, so that a flush that finds `lost`
+            // accepted again finds the count changed.
+            self.last.store(code(evidence), Ordering::Relaxed);
+            self.losses.fetch_add(1, Ordering::Release);
             self.lost.store(code(evidence), Ordering::Release);
         }
     }
 
     /// Client, before it sends the parts of a flush: what it will cover.
-    pub(crate) fn flush_begins(&self) -> u64 {
-        self.sum()
+    pub(crate) fn flush_begins(&self) -> FlushBegun {
+        FlushBegun {
+            losses: self.losses.load(Ordering::Acquire),
+            covers: self.sum(),
+        }
     }
 
     /// Client: all parts have ended, `result` is the worst of them. What the flush as a whole is worth.
     pub(crate) fn flush_ends(
         &self,
-        covers: u64,
+        begun: FlushBegun,
         result: Result<Outcome, RequestError>,
     ) -> Result<Outcome, RequestError> {
         let outcome = result?;
         if let Some(evidence) = evidence(self.lost.load(Ordering::Acquire)) {
             return Err(RequestError::Io(IoError::UnflushedLost(evidence)));
         }
+        if self.losses.load(Ordering::Acquire) != begun.losses {
+            // Told and accepted while the flush was under way: which part of it was answered before is not known.
+            let last = evidence(self.last.load(Ordering::Relaxed));
+            return Err(RequestError::Io(IoError::UnflushedLost(
+                last.unwrap_or(RestartEvidence::Silence),
+            )));
+        }
         if matches!(outcome, Outcome::Flushed(durability) if durability != Durability::Refused) {
             // Two clients' flushes may end in either order.
-            self.flushed.fetch_max(covers, Ordering::AcqRel);
+            self.flushed.fetch_max(begun.covers, Ordering::AcqRel);
         }
         Ok(outcome)
     }
@@ -113,6 +138,7 @@ const fn code(evidence: RestartEvidence) -> u8 {
         RestartEvidence::Advertisement => 1,
         RestartEvidence::Silence => 2,
         RestartEvidence::ConfigChanged => 3,
+        RestartEvidence::Session => 4,
     }
 }
 
@@ -121,7 +147,8 @@ const fn evidence(code: u8) -> Option<RestartEvidence> {
         0 => None,
         1 => Some(RestartEvidence::Advertisement),
         2 => Some(RestartEvidence::Silence),
-        _ => Some(RestartEvidence::ConfigChanged),
+        3 => Some(RestartEvidence::ConfigChanged),
+        _ => Some(RestartEvidence::Session),
     }
 }
 
@@ -195,6 +222,22 @@ mod tests {
         let covers = state.flush_begins();
         state.restart_suspected(RestartEvidence::Silence, false);
         assert!(state.flush_ends(covers, CLAIMED).is_err());
+    }
+
+    /// The owner takes note while a flush is under way: what that flush was to cover is to be written again all the same.
+    #[test]
+    fn a_loss_accepted_during_a_flush_fails_it() {
+        let state = LossState::default();
+        state.write_acknowledged(0);
+        let begun = state.flush_begins();
+        state.restart_suspected(RestartEvidence::Session, false);
+        state.accept();
+        let lost = IoError::UnflushedLost(RestartEvidence::Session);
+        assert_eq!(
+            state.flush_ends(begun, CLAIMED),
+            Err(RequestError::Io(lost))
+        );
+        assert_eq!(state.flush_ends(state.flush_begins(), CLAIMED), CLAIMED);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub mod waiting {
     pub use crate::os::{EventFd, PollSet, sharpen_timers};
 }
 
-pub use blocking::BlockingError;
+pub use blocking::{BlockingError, EpochError, EpochReservation};
 pub use client::Client;
 pub use config::{Idle, MemoryConfig, NodeConfig, NodeConfigError};
 pub use control::StopReport;

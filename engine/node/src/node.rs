@@ -1,6 +1,8 @@
 //! The node: starts the shards, and is their control plane.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -166,6 +168,10 @@ impl Node {
                 .max(config.initiator.frame_lifetime)
                 .max(config.initiator.write_quarantine)
         });
+        let incarnation = match config.initiator.incarnation {
+            0 => draw_incarnation()?,
+            given => given,
+        };
         let hub = Arc::new(Hub::new(
             count,
             config.ring_requests,
@@ -176,6 +182,7 @@ impl Node {
         for (number, links) in (0_u8..).zip(links) {
             let mut initiator = config.initiator.clone();
             initiator.shard = number;
+            initiator.incarnation = incarnation;
             initiator.window_sharers = config.window_sharers(count);
             initiator.write_quarantine = write_quarantine;
             let hub = Arc::clone(&hub);
@@ -554,6 +561,19 @@ fn push_control(door: &Door, control: Control) -> bool {
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Names this node's life to targets with sessions: by nothing but chance could an earlier one have had the same.
+fn draw_incarnation() -> std::io::Result<u64> {
+    let mut random = File::open("/dev/urandom")?;
+    loop {
+        let mut bytes = [0; 8];
+        random.read_exact(&mut bytes)?;
+        match u64::from_ne_bytes(bytes) {
+            0 => {}
+            drawn => return Ok(drawn),
+        }
     }
 }
 

@@ -325,7 +325,8 @@ impl<L: Link> Shard<L> {
     }
 
     fn events_out(&mut self) -> bool {
-        let mut busy = false;
+        // First what the target may have lost: a flush answered in the same turn must not be told before it (S7).
+        let mut busy = self.notices_out();
         while let Some(completion) = self.initiator.poll_event() {
             busy = true;
             let place = u32::try_from(completion.user).expect("user is a place in `open`");
@@ -349,7 +350,7 @@ impl<L: Link> Shard<L> {
                 buffer: completion.buffer,
             });
         }
-        busy | self.notices_out()
+        busy
     }
 
     fn record(&mut self, operation: Operation, open: &OpenRequest) {

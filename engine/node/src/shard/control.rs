@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sandrail_link::Link;
 use sandrail_memory::Buffer;
-use sandrail_proto::aoe::initiator::{Notice, Sighting, TargetId, TargetInfo};
+use sandrail_proto::aoe::initiator::{Notice, RestartEvidence, Sighting, TargetId, TargetInfo};
 use sandrail_proto::time::Instant;
 
 use super::Shard;
@@ -115,6 +115,11 @@ impl<L: Link> Shard<L> {
                 }
                 answer(&reply, ());
             }
+            Control::Inquire { handle } => {
+                if let Some(target) = self.target_id(handle) {
+                    self.initiator.inquire(now, target);
+                }
+            }
             Control::Stat { reply } => answer(&reply, Box::new(self.stat())),
             Control::Stop { deadline, reply } => {
                 self.control.stopping = Some(Stopping {
@@ -184,13 +189,27 @@ impl<L: Link> Shard<L> {
                 self.hub.targets[handle.place()]
                     .loss
                     .restart_suspected(evidence, unflushed);
+                if evidence == RestartEvidence::Session {
+                    self.tell_siblings(handle);
+                }
                 Some(handle)
             }
             Notice::PathSilent(target, _)
             | Notice::PathBack(target, _)
             | Notice::PayloadChanged(target, _)
+            | Notice::Session(target, _)
             | Notice::Resized { target, .. } => self.handle_of(target),
             Notice::Rogue { .. } => None,
+        }
+    }
+
+    /// Lets the other shards ask for their sessions now, so that a loss is told once, and not shard by shard as they come to need
+    /// them. Where there is no room, a shard finds out by itself.
+    fn tell_siblings(&self, handle: TargetHandle) {
+        for (shard, door) in self.hub.doors.iter().enumerate() {
+            if shard != self.number && door.controls.push(Control::Inquire { handle }).is_ok() {
+                door.doorbell.notify();
+            }
         }
     }
 

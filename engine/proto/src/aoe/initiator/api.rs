@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use sandrail_wire::aoe::{CONFIG_STRING_BYTES_MAX, ConfigCommand, ErrorCode, ReserveCommand};
+use sandrail_wire::aoe::{
+    CONFIG_STRING_BYTES_MAX, ConfigCommand, ErrorCode, ReserveCommand, SandrailStatus, Session,
+};
 use sandrail_wire::ata::Identify;
 use sandrail_wire::{Lba, MacAddr, TargetAddr};
 
@@ -122,6 +124,14 @@ pub enum Operation {
         /// Length of the MACs in the buffer.
         len_bytes: u16,
     },
+    /// Replaces the reservation if `epoch` is newer than the one in force (S8), on targets that announce epochs. The buffer's
+    /// first `len_bytes` are 6-byte MACs; the list in force comes back in it, also with [`IoError::StaleEpoch`].
+    ReserveEpoch {
+        /// The list's epoch, never 0.
+        epoch: u64,
+        /// Length of the MACs in the buffer.
+        len_bytes: u16,
+    },
 }
 
 /// What a WRITE does when its range is closed by S3.
@@ -178,6 +188,9 @@ pub enum SubmitError {
     /// Copies of an earlier write of this range are unaccounted for (S3).
     #[error("range is closed: copies of an earlier write are unaccounted for")]
     RangeClosed,
+    /// The target does not announce reservations by epoch, and a foreign one is sent no command of ours.
+    #[error("the target does not announce reservations by epoch")]
+    NoEpochs,
 }
 
 /// A refused request with its buffer.
@@ -216,6 +229,13 @@ pub enum Outcome {
         /// The mask list's MError, zero otherwise.
         mask_error: u8,
     },
+    /// A reservation by epoch took effect, or was in force already: the list in force lies in the buffer.
+    Reserved {
+        /// The epoch in force.
+        epoch: u64,
+        /// Bytes of the list; what exceeds the buffer is cut off.
+        len_bytes: usize,
+    },
 }
 
 /// What made the initiator suspect that the target restarted (S7).
@@ -227,6 +247,83 @@ pub enum RestartEvidence {
     Silence,
     /// Its config changed (buffer count, firmware).
     ConfigChanged,
+    /// A new session came with another loss mark: no guess, but the target's own word.
+    Session,
+}
+
+/// Why a target that announces sessions grants none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionRefusal {
+    /// It is reserved for others.
+    #[error("it is reserved for others")]
+    Reserved,
+    /// This process was fenced (S10).
+    #[error("this process was fenced, and only a new one is admitted")]
+    Fenced,
+    /// All its sessions are taken.
+    #[error("it has no session left")]
+    NoneFree,
+    /// It speaks another version of the vendor command.
+    #[error("it speaks version {0} of the vendor command")]
+    Version(u8),
+    /// Our frames may live longer than it remembers requests: late copies would be carried out again (S6).
+    #[error(
+        "it remembers requests for {remembered_ms} ms, and our frames may live for {lifetime_ms} ms: lower the one or raise the other"
+    )]
+    Lifetime {
+        /// How long our frames may live.
+        lifetime_ms: u32,
+        /// How long it remembers.
+        remembered_ms: u32,
+    },
+    /// Another status of the vendor command.
+    #[error("it answers with status {0:?}")]
+    Status(SandrailStatus),
+    /// An AoE error.
+    #[error("it answers with AoE error {0}")]
+    Aoe(ErrorCode),
+    /// It announced sessions once, and does not any more.
+    #[error("it does not announce sessions any more")]
+    Withdrawn,
+    /// [`InitiatorConfig::incarnation`](super::InitiatorConfig::incarnation) is 0.
+    #[error("this initiator has no incarnation to attach as")]
+    NoIncarnation,
+}
+
+impl SessionRefusal {
+    /// Whether it is about who may write, and ends when that changes: the target is attached all the same, so that it can be
+    /// reserved and read.
+    #[must_use]
+    pub const fn is_reservation(self) -> bool {
+        matches!(self, Self::Reserved | Self::Fenced)
+    }
+
+    /// Whether it is about to end by itself: the target makes more session numbers durable.
+    pub(crate) const fn passes(self) -> bool {
+        matches!(self, Self::Status(SandrailStatus::NotDurable))
+    }
+}
+
+/// How a shard stands with a target's sessions (S5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// The target announces none.
+    Unspoken,
+    /// Asked for; WRITEs and FLUSHes wait.
+    Pending,
+    /// In force on one path at least.
+    Held(Session),
+    /// WRITEs and FLUSHes fail with [`IoError::NoSession`].
+    Refused(SessionRefusal),
+}
+
+const fn certainty(evidence: RestartEvidence) -> &'static str {
+    match evidence {
+        RestartEvidence::Advertisement => "target restart suspected (Advertisement)",
+        RestartEvidence::Silence => "target restart suspected (Silence)",
+        RestartEvidence::ConfigChanged => "target restart suspected (ConfigChanged)",
+        RestartEvidence::Session => "the target restarted and says so",
+    }
 }
 
 /// Why a request failed.
@@ -254,8 +351,22 @@ pub enum IoError {
         silent: bool,
     },
     /// The target may have restarted since writes were acknowledged: what was not flushed must be written again (S7).
-    #[error("writes acknowledged but not flushed may be lost: target restart suspected ({0:?})")]
+    #[error("writes acknowledged but not flushed may be lost: {}", certainty(*.0))]
     UnflushedLost(RestartEvidence),
+    /// The target takes WRITEs and FLUSHes only with a session (S5), and grants none.
+    #[error("the target grants no session: {0}")]
+    NoSession(SessionRefusal),
+    /// A newer reservation is in force, or another one of the same epoch (S8). Its list lies in the completion's buffer.
+    #[error("a reservation of epoch {epoch} is in force")]
+    StaleEpoch {
+        /// The epoch in force.
+        epoch: u64,
+        /// Bytes of the list in force; what exceeds the buffer is cut off.
+        len_bytes: usize,
+    },
+    /// A reservation by epoch was refused for another reason.
+    #[error("the target refused the reservation: {0:?}")]
+    ReserveRefused(SandrailStatus),
     /// The target was detached.
     #[error("target detached")]
     Detached,
@@ -349,6 +460,8 @@ pub struct TargetInfo {
     pub firmware: u16,
     /// Sectors a command at most, by its own word.
     pub sectors_max: u8,
+    /// How this shard stands with its sessions.
+    pub session: SessionState,
     /// The paths to it.
     pub paths: [Option<PathInfo>; PATHS_MAX],
 }
@@ -391,6 +504,12 @@ pub enum AttachFailure {
     /// IDENTIFY's answer makes no sense.
     #[error("IDENTIFY data makes no sense")]
     IdentifyMalformed,
+    /// The target announces sessions and grants none, for a reason that no reservation will change.
+    #[error("the target grants no session: {0}")]
+    SessionRefused(SessionRefusal),
+    /// The target announces sessions and did not answer the request for one.
+    #[error("the target announces sessions but does not answer the request for one")]
+    SessionUnanswered,
 }
 
 /// Why an attach was not begun.
@@ -435,6 +554,8 @@ pub enum Notice {
         /// Sectors now.
         to_sectors: u64,
     },
+    /// The session with the target is another, is void, or was refused.
+    Session(TargetId, SessionState),
     /// The target may have restarted.
     RestartSuspected {
         /// Which.
@@ -500,8 +621,14 @@ pub struct Counters {
     pub lingered: u64,
     /// Of those, freed since an answered probe showed the last copies dead.
     pub lingered_dead: u64,
+    /// Of those, freed since their session is void: the target refuses what still arrives.
+    pub lingered_void: u64,
     /// Writes that had to wait for a closed range.
     pub range_waits: u64,
+    /// Sessions that began, the first of each target included.
+    pub sessions: u64,
+    /// WRITEs and FLUSHes that were refused since their session was void.
+    pub sessions_void: u64,
     /// Notices dropped since nobody fetched them.
     pub notices_lost: u64,
     /// Commands put off since no tag was free that had outlived a lifetime (S1).

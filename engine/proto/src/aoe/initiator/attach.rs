@@ -7,7 +7,7 @@ use sandrail_wire::aoe::{ConfigRepr, Repr};
 use sandrail_wire::ata::SECTOR_BYTES;
 
 use super::Initiator;
-use super::api::{AttachFailure, InterfaceId, Notice, TargetId};
+use super::api::{AttachFailure, InterfaceId, Notice, SessionState, TargetId};
 use super::list::NONE;
 use super::receive::identify_of;
 use super::target::{Phase, Target};
@@ -52,7 +52,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                     .flatten()
                     .any(|path| path.payload_sectors > 0)
                 {
-                    self.complete_attach(number);
+                    if target.standing == SessionState::Pending {
+                        self.fail_attach(number, self.no_session(number));
+                    } else {
+                        self.complete_attach(number);
+                    }
                 } else {
                     self.fail_attach(number, AttachFailure::NoAnswer);
                 }
@@ -61,7 +65,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
     }
 
-    fn fail_attach(&mut self, number: u8, failure: AttachFailure) {
+    pub(super) fn fail_attach(&mut self, number: u8, failure: AttachFailure) {
         let addr = self.targets[usize::from(number)].addr;
         self.abandon(number);
         self.notice(Notice::AttachFailed(TargetId(number), addr, failure));
@@ -146,7 +150,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         match (target.phase, identify) {
             (Phase::Identifying, Some(identify)) => {
                 target.identify = Some(identify);
-                target.phase = Phase::Sizing;
+                if let Err(refusal) = self.heed_announcement(now, number) {
+                    return self.fail_attach(number, AttachFailure::SessionRefused(refusal));
+                }
+                self.targets[usize::from(number)].phase = Phase::Sizing;
                 for path in 0..super::config::PATHS_MAX {
                     if self.targets[usize::from(number)].paths[path].is_some() {
                         self.begin_trial(now, number, u8::try_from(path).expect("PATHS_MAX fits"));
@@ -170,20 +177,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                         to_sectors,
                     });
                 }
+                // What it refuses is told, and its requests fail.
+                let _ = self.heed_announcement(now, number);
             }
             _ => {}
         }
     }
 
-    /// A path's payload is known: with the last one, the target is attached.
-    pub(super) fn on_path_sized(&mut self, number: u8) {
+    /// A path's payload is known, or whether it is part of a session: with the last one, the target is attached.
+    pub(super) fn try_complete_attach(&mut self, number: u8) {
         let target = &self.targets[usize::from(number)];
-        let sizing = target
+        let unknown = target
             .paths
             .iter()
             .flatten()
-            .any(|path| path.trial.is_some());
-        if target.phase == Phase::Sizing && !sizing {
+            .any(|path| path.trial.is_some() || path.membership.is_pending());
+        if target.phase == Phase::Sizing && !unknown {
             self.complete_attach(number);
         }
     }
@@ -215,6 +224,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             // Before that, the trial begins with IDENTIFY's answer.
             if identified {
                 self.begin_trial(now, number, path);
+                self.want_ask(now, number, path);
             }
         }
     }

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use sandrail_wire::Tag;
+use sandrail_wire::aoe::Session;
 
 use super::config::COMMANDS_MAX;
 use super::list::{Linked, Links, List, NONE};
@@ -41,12 +42,19 @@ pub(super) enum Kind {
     PayloadOut,
     /// READ as long as a full frame.
     PayloadIn,
+    /// The initiator's request for a session.
+    Session,
 }
 
 impl Kind {
     /// Whether a late copy does harm, so that S3 applies.
     pub(super) const fn is_closing(self) -> bool {
         matches!(self, Self::Write | Self::Change)
+    }
+
+    /// Whether a target with sessions takes it only with a valid one (S5).
+    pub(super) const fn needs_session(self) -> bool {
+        matches!(self, Self::Write | Self::Flush)
     }
 }
 
@@ -84,6 +92,8 @@ pub(super) struct Command {
     pub(super) offset: u32,
     pub(super) count: u16,
     pub(super) lba: u64,
+    /// The session that all its copies carry, if it is one that needs one.
+    pub(super) session: Session,
     /// Copies sent.
     pub(super) copies: u8,
     /// Which of them were answered.
@@ -118,6 +128,7 @@ impl Command {
         offset: 0,
         count: 0,
         lba: 0,
+        session: Session::NONE,
         copies: 0,
         answered: 0,
         first_sent: Instant::ZERO,

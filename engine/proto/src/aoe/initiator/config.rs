@@ -38,6 +38,9 @@ pub enum TargetOrder {
 pub struct InitiatorConfig {
     /// The shard's number, 0..16, in every tag's high bits.
     pub shard: u8,
+    /// Names this process's life to targets with sessions (S5): random, drawn anew with each start, the same in all its shards. 0:
+    /// there is none, and targets that announce sessions are not attached.
+    pub incarnation: u64,
     /// Requests accepted and not yet over, those included whose range still waits for late copies.
     pub requests_max: u16,
     /// ATA commands under way, those included that wait for late copies; more than [`PROBE_COMMANDS`], at most [`COMMANDS_MAX`].
@@ -73,6 +76,7 @@ impl Default for InitiatorConfig {
     fn default() -> Self {
         Self {
             shard: 0,
+            incarnation: 0,
             requests_max: 1024,
             commands_max: 2048,
             frame_lifetime: Duration::from_secs(2),

@@ -5,6 +5,7 @@ use super::command::{Kind, State};
 use super::config::StaleWriteRule;
 use super::list::NONE;
 use super::request::RequestState;
+use super::session::Membership;
 use super::target::Phase;
 use super::{Initiator, kind_of};
 use crate::time::Instant;
@@ -138,6 +139,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
     }
 
+    /// Gives up a command of the initiator's own that was on its way: it is asked again when it can be.
+    pub(super) fn drop_own(&mut self, now: Instant, slot: u16) {
+        let command = *self.commands.get(slot);
+        self.end_command(now, slot);
+        let target = &mut self.targets[usize::from(command.target)];
+        if command.kind == Kind::Session {
+            target.path_mut(command.path).membership.lose_ask(now);
+        } else {
+            target.identify_out = false;
+        }
+    }
+
     /// All sectors of a request are answered.
     pub(super) fn finish_answered(&mut self, now: Instant, slot: u16) {
         let request = self.requests.get(slot);
@@ -155,9 +168,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         self.counters.request_restarts += 1;
         self.end_commands_of(now, slot);
         let request = self.requests.get_mut(slot);
-        request.cursor = 0;
-        request.done = 0;
-        request.suspect = None;
+        request.start_over();
         let target = &mut self.targets[usize::from(request.target)];
         if request.state == RequestState::Issued {
             request.state = RequestState::Ready;
@@ -167,7 +178,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
 
     /// The target may have restarted: what it acknowledged and did not flush counts as lost (S7). WRITEs of which something was
     /// sent count, too, even if none of it is under way: parts may be acknowledged, or be so by what is on its way.
-    pub(super) fn suspect_restart(&mut self, target: u8, evidence: RestartEvidence) {
+    ///
+    /// A target with sessions is asked instead: it knows.
+    pub(super) fn suspect_restart(&mut self, now: Instant, target: u8, evidence: RestartEvidence) {
+        if self.targets[usize::from(target)].speaks {
+            let entry = &mut self.targets[usize::from(target)];
+            entry.identify_due |= entry.phase == Phase::Up;
+            return self.inquire(now, TargetId(target));
+        }
         let mut under_way = false;
         for request in &mut self.requests.table {
             let is_write = matches!(request.operation, Operation::Write { .. });
@@ -179,9 +197,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let entry = &mut self.targets[usize::from(target)];
         entry.identify_due |= entry.phase == Phase::Up;
         let unflushed = entry.write_mark > entry.flushed_mark || under_way;
-        if unflushed && entry.suspect.is_none() {
-            entry.suspect = Some(evidence);
+        if unflushed {
+            entry.suspect.get_or_insert(evidence);
+            // FLUSHes under way must not succeed for it, even if the owner takes note before they end.
+            for request in &mut self.requests.table {
+                let flushes = matches!(request.operation, Operation::Flush);
+                if request.is_open() && request.target == target && flushes {
+                    request.suspect.get_or_insert(evidence);
+                }
+            }
         }
+        let entry = &self.targets[usize::from(target)];
         if entry.phase == Phase::Up {
             self.notice(Notice::RestartSuspected {
                 target: TargetId(target),
@@ -217,6 +243,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         entry.ask_slots.fill(NONE);
         for path in entry.paths.iter_mut().flatten() {
             path.trial = None;
+            path.membership = Membership::NONE;
             path.probes = [NONE; super::path::PROBES_OUT_MAX];
             if !path.lingering.is_empty() {
                 // A probe that is forgotten here may have been the one that the lingering waited for.

@@ -9,6 +9,8 @@
 //!   answered, or dead: a probe sent one frame lifetime after the copy left the machine was answered (S2, S3). Reads go on.
 //! - A FLUSH fails when the target may have restarted since writes were acknowledged, and goes on failing until the owner
 //!   says that it took note ([`Initiator::accept_loss`]) and writes again (S7).
+//! - A target that announces sessions is sent a WRITE or FLUSH only under a valid one, and says itself what its restart lost (S5,
+//!   S7).
 //!
 //! Nothing allocates but `new`, `attach` and `detach`.
 
@@ -23,12 +25,14 @@ mod payload;
 mod ranges;
 mod receive;
 mod request;
+mod session;
 mod target;
 mod timers;
 mod transmit;
 
 use std::collections::VecDeque;
 
+use sandrail_wire::aoe::Features;
 use sandrail_wire::{Lba, TargetAddr};
 
 pub use api::*;
@@ -210,7 +214,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     pub fn submit(&mut self, now: Instant, request: Request<B>) -> Result<RequestId, Rejected<B>> {
         self.last_called = now;
         match self.admit(&request) {
-            Ok((lba, sectors, open)) => Ok(self.accept(now, request, lba, sectors, open)),
+            Ok((lba, sectors, open)) => {
+                let number = request.target.0;
+                let id = self.accept(now, request, lba, sectors, open);
+                if let SessionState::Refused(_) = self.targets[usize::from(number)].standing {
+                    self.heed_refusal(now, number, id.slot);
+                }
+                Ok(id)
+            }
             Err(error) => Err(Rejected {
                 error,
                 buffer: request.buffer,
@@ -238,6 +249,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             return Err(SubmitError::BufferLength { len_bytes });
         }
         let end = lba.saturating_add(u64::from(sectors));
+        let by_epoch = matches!(request.operation, Operation::ReserveEpoch { .. });
+        if by_epoch && !target.announces(Features::EPOCHS) {
+            return Err(SubmitError::NoEpochs);
+        }
         let is_data = matches!(
             request.operation,
             Operation::Read { .. } | Operation::Write { .. }
@@ -420,8 +435,9 @@ fn kind_of(operation: Operation) -> Kind {
             command: ReserveCommand::Read,
             ..
         } => Kind::Query,
-        Operation::MaskEdit { .. } | Operation::Config { .. } | Operation::Reserve { .. } => {
-            Kind::Change
-        }
+        Operation::MaskEdit { .. }
+        | Operation::Config { .. }
+        | Operation::Reserve { .. }
+        | Operation::ReserveEpoch { .. } => Kind::Change,
     }
 }

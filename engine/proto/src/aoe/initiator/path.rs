@@ -7,6 +7,7 @@ use sandrail_wire::MacAddr;
 use super::api::{InterfaceId, PathInfo};
 use super::config::InitiatorConfig;
 use super::list::{List, NONE};
+use super::session::Membership;
 use crate::time::{Instant, nanos};
 
 /// Timeouts in a row, with nothing heard in between, that make a path silent.
@@ -180,6 +181,8 @@ pub(super) struct Path {
     pub(super) lingering: List,
     /// While there is one, the target's WRITEs wait.
     pub(super) predecessor: Option<Predecessor>,
+    /// Whether what is sent this way belongs to the session.
+    pub(super) membership: Membership,
     /// When something of this target came this way last.
     pub(super) heard_at: Instant,
     /// Since when there is something unanswered, or the last sign of life after that.
@@ -220,6 +223,7 @@ impl Path {
             resend: List::EMPTY,
             lingering: List::EMPTY,
             predecessor: None,
+            membership: Membership::NONE,
             heard_at: now,
             quiet_since: now,
             timer_floor: now,

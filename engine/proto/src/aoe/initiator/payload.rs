@@ -188,7 +188,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if before != sectors && self.targets[usize::from(number)].phase == Phase::Up {
             self.notice(Notice::PayloadChanged(TargetId(number), info));
         }
-        self.on_path_sized(number);
+        self.try_complete_attach(number);
         self.take_over_from_silent(now, number, path_number);
     }
 

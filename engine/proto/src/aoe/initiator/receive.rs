@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use sandrail_wire::aoe::{AtaRepr, Body, ConfigRepr, Repr, VERSION};
+use sandrail_wire::aoe::{
+    AtaRepr, Body, ConfigRepr, ErrorCode, MacList, Repr, SandrailOperation, VERSION,
+};
 use sandrail_wire::ata::{self, Identify, SECTOR_BYTES};
 use sandrail_wire::ethernet::EthernetRepr;
 use sandrail_wire::{EtherType, FrameRef, MacAddr, TargetAddr};
@@ -15,6 +17,7 @@ use super::api::{
 use super::command::{Kind, State};
 use super::config::{PATHS_MAX, TargetOrder};
 use super::list::NONE;
+use super::session::answers;
 use super::target::Phase;
 use crate::time::Instant;
 
@@ -250,8 +253,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         };
         if is_last || copy == 0 {
             let rtt = now.saturating_since(sent_at);
-            // A flush takes as long as the disk takes, and says nothing about the path.
-            if !matches!(command.kind, Kind::Flush) {
+            // A flush takes as long as the disk takes, a session as long as it takes to note it: it says nothing about the path.
+            if !matches!(command.kind, Kind::Flush | Kind::Session) {
                 path.rtt.sample(rtt);
             }
             if !is_last && matches!(command.kind, Kind::Read | Kind::Write) {
@@ -296,7 +299,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             }
         }
         if suspicious {
-            self.suspect_restart(number, RestartEvidence::Silence);
+            self.suspect_restart(now, number, RestartEvidence::Silence);
         }
         // A serial target that answers a probe, or starts anew, will not answer what it was sent before.
         match sign {
@@ -314,6 +317,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 .path(path_number)
                 .info(&self.config);
             self.notice(Notice::PathBack(TargetId(number), info));
+            self.want_ask(now, number, path_number);
+            self.settle_session(now, number);
         }
         self.detect_losses(number, path_number);
     }
@@ -492,6 +497,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 let whole = heard.frame.copy_to(heard.data_offset, &mut data);
                 self.on_own_identify(now, command.target, &heard.repr, whole.then_some(&data));
             }
+            Kind::Session => self.on_session_answer(now, slot, &heard.repr),
             Kind::Discover | Kind::Attach => unreachable!("answered elsewhere"),
             _ => self.on_request_answer(heard, slot),
         }
@@ -500,8 +506,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn on_request_answer(&mut self, heard: &Heard<'_>, slot: u16) {
         let now = heard.now;
         let command = *self.commands.get(slot);
+        if heard.repr.error == Some(ErrorCode::SessionVoid) && command.session.is_some() {
+            return self.on_session_void(now, command.target);
+        }
         let result = self.outcome(heard, slot);
         self.end_command(now, slot);
+        if result.is_ok() && command.kind == Kind::Change {
+            self.on_change(command.target, command.request);
+        }
         match result {
             Err(error) => self.finish(now, command.request, Err(error)),
             Ok(Some(outcome)) => self.finish(now, command.request, Ok(outcome)),
@@ -524,6 +536,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         let ata = match heard.repr.body {
             Body::Ata(ata) => ata,
+            Body::Vendor { .. } => return self.take_epoch(command.request, &heard.repr).map(Some),
             body => return Ok(Some(self.take_answer(command.request, &body))),
         };
         let ok = ata::status_ok(ata.command_status);
@@ -554,7 +567,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         ata: &AtaRepr,
     ) -> Result<Outcome, IoError> {
         let target = &mut self.targets[usize::from(command.target)];
-        if let Some(evidence) = target.suspect {
+        let suspect = self.requests.get(command.request).suspect;
+        if let Some(evidence) = suspect.or(target.suspect) {
             return Err(IoError::UnflushedLost(evidence));
         }
         let claims = target.claims_flush();
@@ -595,6 +609,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             len_bytes,
             mask_error,
         }
+    }
+
+    /// Copies a list to the request's buffer; the length that it has.
+    pub(super) fn take_macs(&mut self, request: u16, macs: MacList<'_>) -> usize {
+        let buffer = self.requests.get_mut(request).buffer.as_mut();
+        fill(buffer.map_or(&mut [][..], AsMut::as_mut), macs.iter())
     }
 
     /// Copies a READ's sectors to where they belong; `false` when the frame does not hold them all.
@@ -656,13 +676,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         let Some(path) = self.targets[place].find_path(heard.interface, heard.src) else {
             self.on_new_path(heard.now, number, heard.interface, heard.src);
-            self.suspect_restart(number, RestartEvidence::Advertisement);
+            self.suspect_restart(heard.now, number, RestartEvidence::Advertisement);
             return Verdict::Used;
         };
         self.targets[place].note_config(&self.config, config);
         self.heed_sectors_max(heard.now, number);
         self.on_sign(heard.now, number, path, Sign::Advertisement);
-        self.suspect_restart(number, RestartEvidence::Advertisement);
+        self.suspect_restart(heard.now, number, RestartEvidence::Advertisement);
         Verdict::Used
     }
 
@@ -670,7 +690,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn on_config_told(&mut self, now: Instant, number: u8, config: &ConfigRepr<'_>) {
         let changed = self.targets[usize::from(number)].note_config(&self.config, config);
         if changed {
-            self.suspect_restart(number, RestartEvidence::ConfigChanged);
+            self.suspect_restart(now, number, RestartEvidence::ConfigChanged);
         }
         self.heed_sectors_max(now, number);
     }
@@ -718,6 +738,10 @@ fn body_fits(
             let failed =
                 !ata::status_ok(ata.command_status) && (lba..lba + u64::from(count)).contains(&at);
             repr.error.is_some() || failed || at == lba
+        }
+        (Kind::Session, _) => answers(repr, SandrailOperation::Attach),
+        (Kind::Change, _) if matches!(operation, Some(Operation::ReserveEpoch { .. })) => {
+            answers(repr, SandrailOperation::Reserve)
         }
         (Kind::Flush | Kind::Identify | Kind::OwnIdentify, Body::Ata(_))
         | (Kind::Probe | Kind::PayloadOut, Body::Config(_)) => true,

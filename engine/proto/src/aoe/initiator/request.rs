@@ -1,6 +1,6 @@
 //! Requests from acceptance until the last copy of their writes is accounted for.
 
-use sandrail_wire::aoe::AOE_HEADER_BYTES;
+use sandrail_wire::aoe::{AOE_HEADER_BYTES, SANDRAIL_ARGS_BYTES};
 use sandrail_wire::ata::SECTOR_BYTES;
 
 use super::api::{Operation, RequestId, RestartEvidence};
@@ -56,7 +56,8 @@ pub(super) struct RequestSlot<B> {
     pub(super) write_mark: u64,
     /// Whether its range is in the target's closed ranges.
     pub(super) closes: bool,
-    /// Why the target may have restarted since some of this WRITE was sent (S7).
+    /// Why the target may have restarted since some of this WRITE was sent, or since this FLUSH was submitted while there was
+    /// something to lose (S7).
     pub(super) suspect: Option<RestartEvidence>,
 }
 
@@ -98,6 +99,15 @@ impl<B> RequestSlot<B> {
         self.lba + self.sectors as u64
     }
 
+    /// Nothing of it counts as sent any more. A FLUSH stays under its suspicion, a WRITE is sent as a whole again.
+    pub(super) const fn start_over(&mut self) {
+        self.cursor = 0;
+        self.done = 0;
+        if matches!(self.operation, Operation::Write { .. }) {
+            self.suspect = None;
+        }
+    }
+
     /// Whether the caller still waits.
     pub(super) const fn is_open(&self) -> bool {
         !matches!(self.state, RequestState::Free | RequestState::Over)
@@ -127,6 +137,9 @@ pub(super) fn extent(operation: Operation, len_bytes: usize) -> Option<(u64, u32
         }
         Operation::Reserve {
             len_bytes: used, ..
+        }
+        | Operation::ReserveEpoch {
+            len_bytes: used, ..
         } => {
             let fits = usize::from(used) <= len_bytes.min(255 * 6) && used.is_multiple_of(6);
             fits.then_some((CHANGE_SECTOR + 2, 1))
@@ -140,6 +153,7 @@ pub(super) fn control_bytes(operation: Operation) -> usize {
         Operation::Config { len_bytes, .. } => (8, len_bytes),
         Operation::MaskEdit { len_bytes } => (4, len_bytes),
         Operation::Reserve { len_bytes, .. } => (2, len_bytes),
+        Operation::ReserveEpoch { len_bytes, .. } => (SANDRAIL_ARGS_BYTES, len_bytes),
         _ => return 0,
     };
     AOE_HEADER_BYTES + fixed + usize::from(used)

@@ -1,10 +1,12 @@
 //! A target: what is known of it, its paths, and what waits for it.
 
-use sandrail_wire::aoe::ConfigRepr;
+use sandrail_wire::aoe::{ConfigRepr, Features, Session};
 use sandrail_wire::ata::Identify;
 use sandrail_wire::{MacAddr, TargetAddr};
 
-use super::api::{InterfaceId, PinnedMacs, RestartEvidence, TargetInfo};
+use super::api::{
+    InterfaceId, PinnedMacs, RestartEvidence, SessionRefusal, SessionState, TargetInfo,
+};
 use super::config::{INTERFACES_MAX, InitiatorConfig, PATHS_MAX};
 use super::list::{List, NONE};
 use super::path::{Path, Predecessor};
@@ -56,6 +58,15 @@ pub(super) struct Target {
     pub(super) flushed_mark: u64,
     /// Flushes fail because of this until the owner accepts the loss (S7).
     pub(super) suspect: Option<RestartEvidence>,
+    /// It announces sessions: WRITEs and FLUSHes go out with one or not at all.
+    pub(super) speaks: bool,
+    /// The session last granted, and the loss mark that came with it.
+    pub(super) session: Session,
+    pub(super) loss_mark: u64,
+    /// Why we don't even ask for one.
+    pub(super) unasked: Option<SessionRefusal>,
+    /// How all paths together stand, as last told.
+    pub(super) standing: SessionState,
     /// An IDENTIFY of our own is wanted, or under way.
     pub(super) identify_due: bool,
     pub(super) identify_out: bool,
@@ -87,6 +98,11 @@ impl Target {
             write_mark: 0,
             flushed_mark: 0,
             suspect: None,
+            speaks: false,
+            session: Session::NONE,
+            loss_mark: 0,
+            unasked: None,
+            standing: SessionState::Unspoken,
             identify_due: false,
             identify_out: false,
             attach_deadline: Instant::ZERO,
@@ -124,6 +140,13 @@ impl Target {
         self.identify
             .as_ref()
             .map_or(0, |identify| identify.sectors)
+    }
+
+    /// Whether it announces this of Sandrail's vendor command.
+    pub(super) fn announces(&self, features: Features) -> bool {
+        self.identify
+            .and_then(|identify| identify.sandrail)
+            .is_some_and(|theirs| theirs.contains(features))
     }
 
     /// Whether it promises to flush. vblade sets bit 12 of words 83 and 86 (FLUSH) and does nothing on FLUSH: only bit 13 (FLUSH EXT)
@@ -202,6 +225,7 @@ impl Target {
             buffer_count: self.buffer_count,
             firmware: self.firmware,
             sectors_max: self.sectors_max,
+            session: self.standing,
             paths: self.paths.map(|path| path.map(|path| path.info(config))),
         })
     }

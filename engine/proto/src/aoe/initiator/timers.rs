@@ -71,6 +71,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             add(at);
         }
         if !path.silent {
+            if let Some(at) = path.membership.ask_at {
+                add(at);
+            }
             if let Some(at) = self.hushed_at(target, path) {
                 add(at);
             }
@@ -108,7 +111,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if !matches!(target.phase, Phase::Up | Phase::Draining) {
             return None;
         }
+        // A target with sessions tells of its restart by itself.
         let unflushed = target.phase == Phase::Up
+            && !target.speaks
             && target.write_mark > target.flushed_mark
             && target.suspect.is_none();
         let owed = |copies: Predecessor| copies.arrived_at <= self.last_called;
@@ -225,6 +230,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         {
             self.restart_requests_on(now, number, path_number, 0);
         }
+        self.settle_session(now, number);
     }
 
     /// Sends again, from its start, every request with a command of more than `sectors` on this path.
@@ -242,9 +248,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             if live && here && command.request != NONE && command.count > sectors {
                 self.restart(now, command.request);
             } else if live && here && command.request == NONE && sectors == 0 {
-                // Our own IDENTIFY can be asked elsewhere.
-                self.end_command(now, slot);
-                self.targets[usize::from(number)].identify_out = false;
+                // Our own IDENTIFY can be asked elsewhere; a session is asked for again when the path is back.
+                self.drop_own(now, slot);
             }
         }
     }

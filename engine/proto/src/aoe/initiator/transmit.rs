@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use sandrail_wire::aoe::{
     AtaRepr, Body, ConfigCommand, ConfigRepr, MacList, MaskDirectives, MaskRepr, Repr, ReserveRepr,
-    VERSION,
+    SANDRAIL_COMMAND, SandrailOperation, SandrailRepr, VERSION,
 };
 use sandrail_wire::ata::SECTOR_BYTES;
 use sandrail_wire::{EtherType, Lba, MacAddr, TargetAddr};
@@ -15,6 +15,7 @@ use super::command::{COPIES_MAX, Kind, State};
 use super::config::{InterfaceConfig, PATHS_MAX, PROBE_COMMANDS};
 use super::list::NONE;
 use super::request::RequestState;
+use super::session::attach_request;
 use super::{Initiator, kind_of};
 use crate::time::Instant;
 
@@ -229,6 +230,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if target.identify_due && !target.identify_out {
             return self.decide_identify(now, number, path_number);
         }
+        if path.membership.is_due(now) {
+            return self.decide_session(now, number, path_number);
+        }
         if !path.has_window()
             || path.trial.is_some()
             || !target.station_has_room(&self.config, path)
@@ -309,6 +313,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         Some(self.launch(now, slot, number, path_number))
     }
 
+    /// A request for a session, or whether the one that we had still is.
+    fn decide_session(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
+        let slot = self.allocate(now, Kind::Session, State::Slow)?;
+        let path = self.targets[usize::from(number)].path_mut(path_number);
+        path.membership.begin_ask(now, slot);
+        Some(self.launch(now, slot, number, path_number))
+    }
+
     fn decide_resend(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
         loop {
             let path = self.targets[usize::from(number)].path_mut(path_number);
@@ -321,15 +333,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 if command.kind.is_closing() && !self.may_send_closing(number, path_number) {
                     return None;
                 }
+                debug_assert!(
+                    self.may_carry(number, path_number, command.kind),
+                    "what needs a session starts over when it is void"
+                );
                 let path = self.targets[usize::from(number)].path_mut(path_number);
                 path.resend.remove(&mut self.commands.table, slot);
                 return Some(self.launch(now, slot, number, path_number));
             }
             // The tag has no room for another copy: the request goes on under a new one.
             if command.request == NONE {
-                path.resend.remove(&mut self.commands.table, slot);
-                self.commands.release(slot);
-                self.targets[usize::from(number)].identify_out = false;
+                self.drop_own(now, slot);
             } else {
                 self.restart(now, command.request);
             }
@@ -339,7 +353,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// Sends the next piece of the first request in line.
     fn decide_fresh(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
         let target = &self.targets[usize::from(number)];
-        let request = target.ready.head();
+        let session = target.path(path_number).membership.session;
+        let request = if target.speaks && !session.is_some() {
+            self.ready_without_session(number)
+        } else {
+            target.ready.head()
+        };
+        if request == NONE {
+            return None;
+        }
         let kind = self.kind_of_request(request);
         if self.commands.free() <= self.probe_reserve()
             || (kind.is_closing() && !self.may_send_closing(number, path_number))
@@ -359,6 +381,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let count = u16::try_from(left).unwrap_or(u16::MAX).min(payload);
         let command = self.commands.get_mut(slot);
         command.request = request;
+        if kind.needs_session() {
+            command.session = session;
+        }
         command.offset = entry.cursor;
         command.count = count;
         command.lba = entry.lba + u64::from(entry.cursor);
@@ -439,6 +464,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             .is_none_or(|identify| identify.lba48)
             || command.lba > Lba::MAX_28.0;
         let count = u8::try_from(command.count).unwrap_or(u8::MAX);
+        let session = if command.kind.needs_session() {
+            command.session
+        } else {
+            target.session
+        };
+        let mut sandrail = None;
         let (mut control, mut data): (&[u8], &[u8]) = (&[], &[]);
         let body = match command.kind {
             Kind::Read | Kind::PayloadIn if lba48 => {
@@ -469,10 +500,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 control = &FILLER[..4];
                 Body::Config(ConfigRepr::request(ConfigCommand::Read, &[]))
             }
-            Kind::Query | Kind::Change => control_body(
-                request.map_or(Operation::Flush, |request| request.operation),
-                buffer,
-            ),
+            Kind::Session => {
+                sandrail = Some(attach_request(&self.config));
+                SANDRAIL
+            }
+            Kind::Query | Kind::Change => {
+                let operation = request.map_or(Operation::Flush, |request| request.operation);
+                if let Operation::ReserveEpoch { epoch, len_bytes } = operation {
+                    sandrail = Some(SandrailRepr {
+                        epoch,
+                        macs: mac_list(buffer, len_bytes),
+                        ..SandrailRepr::request(SandrailOperation::Reserve)
+                    });
+                }
+                control_body(operation, buffer)
+            }
+        };
+        let body = match body {
+            Body::Ata(ata) => Body::Ata(ata.with_session(session)),
+            other => other,
         };
         let ethernet = sandrail_wire::ethernet::EthernetRepr {
             dst: decided.dst,
@@ -497,6 +543,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             .expect("the scratch holds any control frame");
         scratch[end..end + control.len()].copy_from_slice(control);
         end += control.len();
+        if let Some(sandrail) = sandrail {
+            end += sandrail
+                .emit(&mut scratch[end..])
+                .expect("the scratch holds any control frame");
+        }
         if end > HEADER_BYTES_MAX {
             let (header, payload) = self.scratch[..end].split_at(HEADER_BYTES_MAX);
             return Transmit { header, payload };
@@ -506,6 +557,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             payload: data,
         }
     }
+}
+
+/// Sandrail's command, whose arguments are written behind it.
+const SANDRAIL: Body<'static> = Body::Vendor {
+    command: SANDRAIL_COMMAND,
+    data: &[],
+};
+
+/// The list at the start of a request's buffer; its length was checked when it was accepted.
+fn mac_list(buffer: &[u8], len_bytes: u16) -> MacList<'_> {
+    MacList::from_bytes(&buffer[..usize::from(len_bytes)]).unwrap_or(MacList::EMPTY)
 }
 
 /// The body of a control operation; its arguments lie in the request's buffer.
@@ -525,8 +587,9 @@ fn control_body(operation: Operation, buffer: &[u8]) -> Body<'_> {
         }
         Operation::Reserve { command, len_bytes } => Body::Reserve(ReserveRepr {
             command,
-            macs: MacList::from_bytes(&buffer[..usize::from(len_bytes)]).unwrap_or(MacList::EMPTY),
+            macs: mac_list(buffer, len_bytes),
         }),
+        Operation::ReserveEpoch { .. } => SANDRAIL,
         _ => Body::MacMask(MaskRepr::read()),
     }
 }
