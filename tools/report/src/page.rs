@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::collection::{Collection, Recording};
+use crate::draw::heat::Extent;
 use crate::draw::{self, Picture};
 use crate::result::Comparison;
 use crate::table::{Table, escape};
@@ -13,15 +14,13 @@ const STYLE: &str = include_str!("page.css");
 /// What a report is called.
 #[must_use]
 pub fn title(collection: &Collection) -> String {
-    let runs = collection
-        .recordings
-        .iter()
-        .map(|recording| match &recording.run {
-            Some(run) => run.title.clone(),
-            None => recording.name.clone(),
-        });
-    let mut titles: Vec<String> = runs.collect();
-    titles.extend(collection.comparisons.iter().map(|each| each.title.clone()));
+    let comparisons = collection.comparisons.iter().map(|each| each.title.clone());
+    let runs = collection.recordings.iter();
+    let runs = runs.map(|recording| match &recording.run {
+        Some(run) => run.title.clone(),
+        None => recording.name.clone(),
+    });
+    let mut titles: Vec<String> = comparisons.chain(runs).collect();
     titles.dedup();
     match titles.as_slice() {
         [] => "Nothing".to_owned(),
@@ -102,11 +101,18 @@ fn heat(collection: &Collection, recording: &Recording) -> Vec<Picture> {
         true => format!("Latency over time: {}, {class}", recording.name),
         false => format!("Latency over time: {class}"),
     };
-    let series = recording.series.iter();
-    series
-        .filter(|series| series.intervals.len() > 1)
-        .filter_map(|series| draw::heat::picture(&of(&series.class), series))
-        .collect()
+    let logged = recording
+        .series
+        .iter()
+        .filter(|series| series.intervals.len() > 1);
+    let drawn = logged.filter_map(|series| {
+        // All recordings of a kind are drawn to one scale.
+        let all = collection.recordings.iter();
+        let alike = all.filter_map(|each| each.class(&series.class));
+        let extent = Extent::of(alike)?;
+        Some(draw::heat::picture(&of(&series.class), series, extent))
+    });
+    drawn.collect()
 }
 
 fn write_page(page: &mut String, collection: &Collection) -> fmt::Result {

@@ -23,26 +23,49 @@ struct Grid {
     p99: Vec<Option<u64>>,
 }
 
-/// The latencies of one kind of operation by interval; none without intervals.
+/// What the axes have to hold; pictures that are to be compared share it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extent {
+    least_ns: u64,
+    most_ns: u64,
+    end_s: f64,
+}
+
+impl Extent {
+    /// Of all of these; none if nothing was logged by interval.
+    #[must_use]
+    pub fn of<'a>(all: impl Iterator<Item = &'a Series>) -> Option<Self> {
+        let mut extent: Option<Self> = None;
+        for interval in all.flat_map(|series| &series.intervals) {
+            let buckets = &interval.counts.buckets;
+            let (Some((least_ns, _)), Some((most_ns, _))) = (buckets.first(), buckets.last())
+            else {
+                continue;
+            };
+            let end_s = (interval.start_s + interval.length_s).max(1e-3);
+            let before = extent.unwrap_or(Self {
+                least_ns: *least_ns,
+                most_ns: *most_ns,
+                end_s,
+            });
+            extent = Some(Self {
+                least_ns: before.least_ns.min(*least_ns),
+                most_ns: before.most_ns.max(*most_ns),
+                end_s: before.end_s.max(end_s),
+            });
+        }
+        extent
+    }
+}
+
+/// The latencies of one kind of operation by interval.
 #[must_use]
-pub fn picture(title: &str, series: &Series) -> Option<Picture> {
-    let filled = series
-        .intervals
-        .iter()
-        .filter(|each| !each.counts.is_empty());
-    let buckets = || filled.clone().flat_map(|each| &each.counts.buckets);
-    let least = buckets().map(|(ns, _)| *ns).min()?;
-    let most = buckets().map(|(ns, _)| *ns).max()?;
+pub fn picture(title: &str, series: &Series, extent: Extent) -> Picture {
     let mut picture = Picture::new(title, 0.0);
     let top = 34.0;
     let bottom = top + PLOT_HEIGHT;
-    let ends = series
-        .intervals
-        .iter()
-        .map(|each| each.start_s + each.length_s);
-    let end_s = ends.fold(0.0, f64::max).max(1e-3);
-    let x = Axis::linear(0.0, end_s, LEFT, RIGHT);
-    let y = Axis::latency(least, most, bottom, top);
+    let x = Axis::linear(0.0, extent.end_s, LEFT, RIGHT);
+    let y = Axis::latency(extent.least_ns, extent.most_ns, bottom, top);
     let grid = Grid::of(series, x, y);
     for (ns, name) in y.latencies() {
         let at = y.at(ns);
@@ -70,7 +93,7 @@ pub fn picture(title: &str, series: &Series) -> Option<Picture> {
         grouped(grid.most)
     );
     picture.height = bottom + 52.0;
-    Some(picture)
+    picture
 }
 
 /// A place in a list of so many, by a share from 0 to 1.
@@ -81,7 +104,15 @@ fn place(share: f64, len: usize) -> usize {
 
 impl Grid {
     fn of(series: &Series, x: Axis, y: Axis) -> Self {
-        let columns = series.intervals.len().clamp(1, COLUMNS_MAX);
+        let own = series
+            .intervals
+            .iter()
+            .map(|each| each.start_s + each.length_s);
+        let share = x.share(own.fold(0.0, f64::max)).max(1e-3);
+        // As many as there are intervals over the whole of the axis, of which this recording may fill a part.
+        let columns = whole(count_of(series.intervals.len()) / share);
+        let columns = usize::try_from(columns).unwrap_or(COLUMNS_MAX);
+        let columns = columns.clamp(1, COLUMNS_MAX);
         let mut counts = vec![0_u64; columns * ROWS];
         let mut of_columns = vec![Vec::new(); columns];
         for interval in &series.intervals {
@@ -218,16 +249,28 @@ mod tests {
 
     #[test]
     fn it_tells_what_it_shows() {
-        let picture = picture("", &series(10)).unwrap();
-        assert!(
-            picture
-                .description
-                .contains("in 10 intervals, from 50.0 us to 3.00 ms"),
-            "{picture:?}"
-        );
+        let shown = series(10);
+        let extent = Extent::of([&shown].into_iter()).unwrap();
+        let picture = super::picture("", &shown, extent);
+        let told = "in 10 intervals, from 50.0 us to 3.00 ms";
+        assert!(picture.description.contains(told), "{picture:?}");
         assert!(!picture.to_svg().contains("NaN"));
         let mut empty = series(1);
         empty.intervals.clear();
-        assert_eq!(super::picture("", &empty), None);
+        assert_eq!(Extent::of([&empty].into_iter()), None);
+        assert!(!super::picture("", &empty, extent).to_svg().contains("NaN"));
+    }
+
+    #[test]
+    fn a_shorter_recording_fills_its_part_of_a_shared_axis() {
+        let (short, long) = (series(10), series(40));
+        let shared = Extent::of([&short, &long].into_iter()).unwrap();
+        assert!((shared.end_s - 4.0).abs() < 1e-9);
+        let x = Axis::linear(0.0, shared.end_s, LEFT, RIGHT);
+        let grid = Grid::of(&short, x, Axis::latency(50_000, 3_000_000, 300.0, 0.0));
+        assert_eq!(grid.columns, 40);
+        let filled = grid.p99.iter().take_while(|p99| p99.is_some()).count();
+        assert_eq!(filled, 10);
+        assert_eq!(grid.counts.iter().sum::<u64>(), short.latency.count);
     }
 }
