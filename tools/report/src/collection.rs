@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use hdrhistogram::Histogram;
 
 use crate::error::{FileError, Problem};
-use crate::file::{Results, read_result};
-use crate::hgrm::read_percentiles;
-use crate::hlog::{Interval, Log, read_log};
-use crate::latency::{Summary, sum};
+use crate::file::{Results, parse_result, read_result};
+use crate::hgrm::{parse_percentiles, read_percentiles};
+use crate::hlog::{Interval, Log, parse_log, read_log};
+use crate::latency::{Counts, Summary, sum};
 use crate::number::approximate;
 use crate::result::{Comparison, Run};
 
@@ -85,7 +85,6 @@ impl Collection {
         let mut of_runs = BTreeSet::new();
         let mut later = Vec::new();
         for (place, path) in paths.iter().enumerate() {
-            let place = place.saturating_mul(2);
             match suffix(path)?.as_str() {
                 "json" => match read_result(path)? {
                     Results::Comparison(comparison) => collection.comparisons.push(comparison),
@@ -95,18 +94,40 @@ impl Collection {
                         later.push((place, of_run(path, run, log.as_deref())?));
                     }
                 },
-                "hgrm" => later.push((place, of_percentiles(path)?)),
+                "hgrm" => later.push((place, of_counts(path, &read_percentiles(path)?))),
                 _ => {}
             }
         }
         for (place, path) in paths.iter().enumerate() {
             let known = || fs::canonicalize(path).is_ok_and(|path| of_runs.contains(&path));
             if suffix(path)? == "hlog" && !known() {
-                later.push((place.saturating_mul(2), of_log(path)?));
+                later.push((place, of_log(path, &read_log(path)?)));
             }
         }
         later.sort_by_key(|(place, _)| *place);
         collection.recordings = later.into_iter().map(|(_, recording)| recording).collect();
+        collection.name();
+        Ok(collection)
+    }
+
+    /// What one file holds, from its text; `path` tells of which kind it is, and a run's log is left out.
+    ///
+    /// # Errors
+    /// It does not hold what it should.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, FileError> {
+        let mut collection = Self::default();
+        let recording = match suffix(path)?.as_str() {
+            "json" => match parse_result(path, text)? {
+                Results::Comparison(comparison) => {
+                    collection.comparisons.push(comparison);
+                    return Ok(collection);
+                }
+                Results::Run(run) => of_run(path, run, None)?,
+            },
+            "hgrm" => of_counts(path, &parse_percentiles(path, text)?),
+            _ => of_log(path, &parse_log(path, text)?),
+        };
+        collection.recordings.push(recording);
         collection.name();
         Ok(collection)
     }
@@ -303,19 +324,18 @@ fn strangers(path: &Path, class: &str, told: u64, logged: u64) -> FileError {
     .of(path)
 }
 
-fn of_log(path: &Path) -> Result<Recording, FileError> {
-    Ok(Recording {
+fn of_log(path: &Path, log: &Log) -> Recording {
+    Recording {
         name: String::new(),
         path: path.to_owned(),
         run: None,
-        series: logged(&read_log(path)?),
-    })
+        series: logged(log),
+    }
 }
 
-fn of_percentiles(path: &Path) -> Result<Recording, FileError> {
-    let counts = read_percentiles(path)?;
-    let histogram = sum([&counts].into_iter());
-    Ok(Recording {
+fn of_counts(path: &Path, counts: &Counts) -> Recording {
+    let histogram = sum([counts].into_iter());
+    Recording {
         name: String::new(),
         path: path.to_owned(),
         run: None,
@@ -325,7 +345,7 @@ fn of_percentiles(path: &Path) -> Result<Recording, FileError> {
             histogram,
             intervals: Vec::new(),
         }],
-    })
+    }
 }
 
 fn logged(log: &Log) -> Vec<Series> {

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::ZlibDecoder;
 
-use crate::latency::Counts;
+use crate::latency::{COUNT_MAX, Counts};
 
 /// First word of an encoded histogram: `V2EncodingCookieBase | 0x10`, for counts in 1 to 9 bytes. The source of this and
 /// of the layout below is `AbstractHistogram.java` of HdrHistogram 2.
@@ -123,13 +123,17 @@ fn uncompressed(rest: &mut &[u8], whole: usize) -> Result<Counts, String> {
         ));
     }
     let mut buckets = Vec::new();
-    let mut index = 0_u64;
+    let (mut index, mut sum) = (0_u64, 0_u64);
     while !rest.is_empty() {
         let number = zigzag(rest)?;
         let beyond = || "its histogram goes on past its last bucket".to_owned();
         if let Ok(count) = u64::try_from(number) {
             if count > 0 {
                 buckets.push((layout.value(index).ok_or_else(beyond)?, count));
+                sum = sum.saturating_add(count);
+                if sum > COUNT_MAX {
+                    return Err("its histogram counts more than there can be".to_owned());
+                }
             }
             index += 1;
         } else {
@@ -250,7 +254,9 @@ mod tests {
     #[test]
     fn hostile_numbers_are_refused() {
         // A run of zeros of the least number there is, counts past the last bucket, and digits that would need gigabytes.
+        let many = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         for (digits, payload) in [
+            (3, &many[..]),
             (3, &[0xff; 9][..]),
             (3, &[0xfd, 0xff, 0xff, 0x7f, 2]),
             (9, &[]),
@@ -264,7 +270,9 @@ mod tests {
             bytes.extend(payload);
             let error = super::histogram(&STANDARD.encode(&bytes)).unwrap_err();
             assert!(
-                error.contains("past its last") || error.contains("digits"),
+                ["past its last", "digits", "more than there can be"]
+                    .iter()
+                    .any(|words| error.contains(words)),
                 "{error}"
             );
         }

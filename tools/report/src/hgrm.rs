@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 
 use crate::error::{FileError, Problem};
 use crate::file::{text_of, write_whole};
-use crate::latency::Counts;
+use crate::latency::{COUNT_MAX, Counts};
 use crate::number::{approximate, whole};
 
 /// Lines for each halving of the distance to 100 %, as many as the original writes unless told otherwise.
@@ -121,7 +121,11 @@ fn step(line: &str) -> Result<(u64, u64), String> {
         .ok()
         .filter(|quantile: &f64| (0.0..=1.0).contains(quantile))
         .ok_or("no quantile from 0 to 1")?;
-    let count = count.parse().map_err(|_| "no count")?;
+    let count = count
+        .parse()
+        .ok()
+        .filter(|count| *count <= COUNT_MAX)
+        .ok_or("no count")?;
     Ok((whole(value_ms * NS_PER_MS), count))
 }
 
@@ -209,6 +213,7 @@ mod tests {
             ("NaN 0.5 1", "no value"),
             ("1.0 1.5 1", "no quantile"),
             ("1.0 0.5 -1", "no count"),
+            ("1.0 0.5 18446744073709551615", "no count"),
             ("1.0", "no quantile"),
         ] {
             let error = refused(&format!("Value\n\n{line}\n"));

@@ -15,7 +15,7 @@ use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 use crate::decode;
 use crate::error::{FileError, Problem};
 use crate::file::text_of;
-use crate::latency::{Counts, sum};
+use crate::latency::{COUNT_MAX, Counts, sum};
 use crate::number::approximate;
 
 /// What a log says of its values; nobody but people reads it.
@@ -150,6 +150,7 @@ pub fn read_log(path: &Path) -> Result<Log, FileError> {
 pub fn parse_log(path: &Path, text: &str) -> Result<Log, FileError> {
     let mut log = Log::default();
     let mut base_s = None;
+    let mut sum = 0_u64;
     for (number, line) in (1..).zip(text.split_inclusive('\n')) {
         let refused = |problem: String| Problem::Line(problem).at(path, number);
         let whole = line
@@ -164,6 +165,10 @@ pub fn parse_log(path: &Path, text: &str) -> Result<Log, FileError> {
             }
         } else if !line.starts_with("\"StartTimestamp\"") && !line.trim().is_empty() {
             let (tag, interval) = interval(line).map_err(refused)?;
+            sum = sum.saturating_add(interval.counts.len());
+            if sum > COUNT_MAX {
+                return Err(refused("more was counted than there can be".to_owned()));
+            }
             log.classes
                 .entry(tag.to_owned())
                 .or_default()
