@@ -6,12 +6,15 @@
     reason = "test data; no test uses all of it"
 )]
 
+pub mod speaker;
+
 use core::time::Duration;
 use std::collections::VecDeque;
 
 use sandrail_proto::aoe::initiator::*;
 use sandrail_proto::time::Instant;
 use sandrail_wire::{FrameRef, Lba, MacAddr, TargetAddr};
+use speaker::Speaker;
 
 pub const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 pub const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -50,6 +53,8 @@ pub fn advertisement() -> Vec<u8> {
 pub struct Disk {
     pub addr: TargetAddr,
     pub data: Vec<u8>,
+    /// As of the last flush.
+    pub flushed: Vec<u8>,
     pub claims_flush: bool,
     pub reserved: bool,
     pub longest_frame: usize,
@@ -59,6 +64,8 @@ pub struct Disk {
     pub lba28: bool,
     /// Reads of sector 0 fail.
     pub bad_first_sector: bool,
+    /// It announces sessions, and keeps to them.
+    pub speaker: Option<Speaker>,
 }
 
 impl Disk {
@@ -66,6 +73,7 @@ impl Disk {
         Self {
             addr: ADDR,
             data: vec![0; SECTORS as usize * 512],
+            flushed: vec![0; SECTORS as usize * 512],
             claims_flush: false,
             reserved: false,
             longest_frame: 9014,
@@ -73,7 +81,22 @@ impl Disk {
             sectors_max: 17,
             lba28: false,
             bad_first_sector: false,
+            speaker: None,
         }
+    }
+
+    fn refuses_session(&self, frame: &[u8]) -> bool {
+        let writes = matches!(frame[27], 0x34 | 0xea | FLUSH);
+        let speaker = self.speaker.as_ref().filter(|_| writes);
+        speaker.is_some_and(|speaker| !speaker.is_valid(frame))
+    }
+
+    /// Power fails: what was not flushed is gone, and the sessions with it.
+    pub fn lose_power(&mut self) {
+        self.data.clone_from(&self.flushed);
+        let speaker = self.speaker.as_mut().unwrap();
+        speaker.loss_mark += 1;
+        speaker.sessions.clear();
     }
 
     pub fn serve(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
@@ -111,6 +134,15 @@ impl Disk {
                 reply[14] |= 0x04;
                 reply[15] = 2;
             }
+            0xf0 => {
+                let answer = self.speaker.as_mut()?.answer(frame, &mut reply);
+                return answer.then_some(reply);
+            }
+            0 if self.refuses_session(frame) => {
+                reply.truncate(36);
+                reply[14] |= 0x04;
+                reply[15] = 0x80;
+            }
             0 => self.ata(frame, &mut reply),
             _ => return None,
         }
@@ -130,6 +162,7 @@ impl Disk {
             0x24 if self.bad_first_sector && lba == 0 => reply[26..28].copy_from_slice(&[1, 0x41]),
             0x24 => reply.extend_from_slice(&self.data[from..from + len]),
             0x34 => self.data[from..from + len].copy_from_slice(&frame[36..36 + len]),
+            0xea | FLUSH => self.flushed.clone_from(&self.data),
             0xec => {
                 let mut words = [0_u8; 512];
                 // vblade says FLUSH, not FLUSH EXT, and does neither.
@@ -142,6 +175,9 @@ impl Disk {
                     words[60 * 2..60 * 2 + 4].copy_from_slice(&[0, 1, 0, 0]);
                 }
                 words[100 * 2..100 * 2 + 8].copy_from_slice(&SECTORS.to_le_bytes());
+                if self.speaker.is_some() {
+                    words[258..264].copy_from_slice(b"SRAL\x03\0");
+                }
                 reply.extend_from_slice(&words);
             }
             _ => {}
