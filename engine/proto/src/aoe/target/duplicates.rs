@@ -1,0 +1,343 @@
+//! Copies of requests, known by what was done a frame lifetime ago and less (S6).
+//!
+//! Entries lie in a ring in order of arrival, and chains of a hash table run through the ring from younger to older ones.
+//! An entry that is overwritten or falls out at the ring's old end ends the chains that lead to it, so that nothing is ever
+//! unlinked: a look-up costs one access to the table and one for each entry of its chain.
+
+use core::time::Duration;
+
+use sandrail_wire::aoe::{Session, Tag};
+use sandrail_wire::{Lba, MacAddr};
+
+use crate::time::Instant;
+
+/// What makes two frames copies of one request. Three words, so that they compare fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key([u64; 3]);
+
+impl Key {
+    /// Of nothing that is sent: a session is never 0 here.
+    const DEAD: Self = Self([0; 3]);
+
+    pub(super) fn new(
+        target: u16,
+        session: Session,
+        mac: MacAddr,
+        tag: Tag,
+        command: u8,
+        (lba, count): (Lba, u8),
+    ) -> Self {
+        let [a, b, c, d, e, f] = mac.0;
+        let [s0, s1] = session.0.to_be_bytes();
+        let [t0, t1] = target.to_be_bytes();
+        let [g0, g1, g2, g3] = tag.without_copy().0.to_be_bytes();
+        Self([
+            u64::from_be_bytes([s0, s1, a, b, c, d, e, f]),
+            // An address has 48 bits.
+            lba.0 | u64::from(count) << 48 | u64::from(command) << 56,
+            u64::from_be_bytes([0, 0, t0, t1, g0, g1, g2, g3]),
+        ])
+    }
+
+    /// Mixed by multiplication, in the manner of wyhash; `seed` keeps senders from choosing who collides.
+    fn hash(&self, seed: u64) -> u64 {
+        fn mix(a: u64, b: u64) -> u64 {
+            let product = u128::from(a) * u128::from(b);
+            let [high, low] = [product >> 64, product & u128::from(u64::MAX)];
+            u64::try_from(high ^ low).unwrap_or(0)
+        }
+        let [a, b, c] = self.0;
+        mix(
+            mix(a ^ seed, b ^ 0x9e37_79b9_7f4a_7c15),
+            c ^ 0xd1b5_4a32_d192_ed03,
+        )
+    }
+}
+
+/// Registers of an outcome, to be told again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Registers {
+    pub(super) error: u8,
+    pub(super) status: u8,
+    pub(super) count: u8,
+    pub(super) lba_bytes: [u8; 6],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: Key,
+    /// When it was done; `u64::MAX`: it executes.
+    done_ns: u64,
+    /// The next older entry of the chain, by number.
+    older: u32,
+    /// While it executes, the operation.
+    operation: u32,
+    registers: Registers,
+}
+
+const EXECUTES: u64 = u64::MAX;
+
+/// An entry, by its number in order of arrival.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct EntryId(u32);
+
+impl EntryId {
+    /// What stands where there is no entry.
+    pub(super) const NOTHING: Self = Self(0);
+}
+
+/// What is known of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing: it is new, or older than a lifetime.
+    New,
+    /// A copy of it executes.
+    Executes,
+    /// A copy of it is done.
+    Done(Registers),
+}
+
+/// The memory of all targets' requests.
+#[derive(Debug)]
+pub(super) struct Duplicates {
+    ring: Box<[Entry]>,
+    heads: Box<[u32]>,
+    /// Numbers of the oldest entry and of the next one to come; they wrap.
+    oldest: u32,
+    next: u32,
+    lifetime_ns: u64,
+    seed: u64,
+}
+
+impl Duplicates {
+    /// Room for `entries_max` requests, rounded up to a power of two.
+    pub(super) fn new(entries_max: u32, lifetime: Duration, seed: u64) -> Self {
+        let empty = Entry {
+            key: Key::DEAD,
+            done_ns: 0,
+            older: 0,
+            operation: 0,
+            registers: Registers::default(),
+        };
+        let count = usize::try_from(entries_max.next_power_of_two()).expect("32 bits");
+        Self {
+            ring: vec![empty; count].into(),
+            heads: vec![u32::MAX; count].into(),
+            oldest: 0,
+            next: 0,
+            lifetime_ns: crate::time::nanos(lifetime),
+            seed,
+        }
+    }
+
+    fn len(&self) -> u32 {
+        self.next.wrapping_sub(self.oldest)
+    }
+
+    const fn place(&self, number: u32) -> usize {
+        number as usize & (self.ring.len() - 1)
+    }
+
+    fn head_of(&self, key: &Key) -> usize {
+        let hash = key.hash(self.seed);
+        usize::try_from(hash >> 32).unwrap_or(0) & (self.heads.len() - 1)
+    }
+
+    /// What is known of a request. Which operation executes it is known to whoever began it.
+    pub(super) fn find(&self, now: Instant, key: &Key) -> Known {
+        let mut number = self.heads[self.head_of(key)];
+        // Each step must lead to an older entry, and to one that is there still: what a chain says of others is stale.
+        let mut younger_age = self.len();
+        loop {
+            let age = number.wrapping_sub(self.oldest);
+            if age >= younger_age {
+                return Known::New;
+            }
+            let entry = &self.ring[self.place(number)];
+            if entry.key == *key {
+                if entry.done_ns == EXECUTES {
+                    return Known::Executes;
+                }
+                let is_young = now.as_nanos() < entry.done_ns.saturating_add(self.lifetime_ns);
+                return if is_young {
+                    Known::Done(entry.registers)
+                } else {
+                    Known::New
+                };
+            }
+            younger_age = age;
+            number = entry.older;
+        }
+    }
+
+    /// Makes room for an entry; `false` when all are younger than a lifetime. `moved` is told of each operation whose entry has
+    /// another number now.
+    pub(super) fn make_room(&mut self, now: Instant, mut moved: impl FnMut(u32, EntryId)) -> bool {
+        for _ in 0..8 {
+            if self.has_room() {
+                break;
+            }
+            let entry = self.ring[self.place(self.oldest)];
+            self.oldest = self.oldest.wrapping_add(1);
+            let executes = entry.done_ns == EXECUTES;
+            let is_young = now.as_nanos() < entry.done_ns.saturating_add(self.lifetime_ns);
+            // Something slow must not keep the place of all that came after it: it moves to the young end.
+            if executes || is_young {
+                let id = self.push(entry.key, entry.operation);
+                let place = self.place(id.0);
+                self.ring[place].done_ns = entry.done_ns;
+                self.ring[place].registers = entry.registers;
+                if executes {
+                    moved(entry.operation, id);
+                }
+            }
+        }
+        self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        (self.len() as usize) < self.ring.len()
+    }
+
+    /// Remembers that `operation` executes a request. There must be room.
+    pub(super) fn insert(&mut self, key: Key, operation: u32) -> EntryId {
+        assert!(self.has_room(), "room was made");
+        self.push(key, operation)
+    }
+
+    fn push(&mut self, key: Key, operation: u32) -> EntryId {
+        let (number, head, place) = (self.next, self.head_of(&key), self.place(self.next));
+        self.ring[place] = Entry {
+            key,
+            done_ns: EXECUTES,
+            older: core::mem::replace(&mut self.heads[head], number),
+            operation,
+            registers: Registers::default(),
+        };
+        self.next = number.wrapping_add(1);
+        EntryId(number)
+    }
+
+    /// The operation is over.
+    pub(super) fn done(&mut self, now: Instant, id: EntryId, registers: Registers) {
+        let place = self.place(id.0);
+        let entry = &mut self.ring[place];
+        assert!(entry.done_ns == EXECUTES, "an operation ends once");
+        entry.done_ns = now.as_nanos();
+        entry.registers = registers;
+    }
+
+    /// The operation was not begun after all: a copy of it is as good as new.
+    pub(super) fn forget(&mut self, id: EntryId) {
+        let place = self.place(id.0);
+        let entry = &mut self.ring[place];
+        entry.key = Key::DEAD;
+        entry.done_ns = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_nanos(1000);
+
+    fn key(number: u32) -> Key {
+        Key::new(
+            0,
+            Session(7),
+            MacAddr([2, 0, 0, 0, 0, 1]),
+            Tag(number << 4),
+            0x34,
+            (Lba(u64::from(number % 3)), 8),
+        )
+    }
+
+    #[test]
+    fn each_part_of_the_key_counts_but_the_copy() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let with = |target, session, mac, tag, command, at| {
+            Key::new(target, Session(session), mac, Tag(tag), command, at)
+        };
+        let one = with(1, 2, mac, 0x30, 0x34, (Lba(4), 5));
+        assert_eq!(one, with(1, 2, mac, 0x3f, 0x34, (Lba(4), 5)));
+        for other in [
+            with(2, 2, mac, 0x30, 0x34, (Lba(4), 5)),
+            with(1, 3, mac, 0x30, 0x34, (Lba(4), 5)),
+            with(1, 2, MacAddr([2, 0, 0, 0, 0, 2]), 0x30, 0x34, (Lba(4), 5)),
+            with(1, 2, mac, 0x40, 0x34, (Lba(4), 5)),
+            with(1, 2, mac, 0x30, 0x30, (Lba(4), 5)),
+            with(1, 2, mac, 0x30, 0x34, (Lba(5), 5)),
+            with(1, 2, mac, 0x30, 0x34, (Lba(4), 6)),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+
+    /// Agrees with a map, over wraps of the ring and of the numbers; the slow are never forgotten.
+    #[test]
+    fn agrees_with_a_map() {
+        for (seed, first) in [(1, 0), (2, u32::MAX - 700)] {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut table = Duplicates::new(64, LIFETIME, 99);
+            (table.oldest, table.next) = (first, first);
+            let mut now = Instant::from_nanos(1);
+            let mut map: HashMap<u32, (Option<Instant>, u8)> = HashMap::new();
+            let mut ids: HashMap<u32, EntryId> = HashMap::new();
+            let (mut full, mut moves, mut again) = (0, 0, 0);
+            for step in 0..30_000_u32 {
+                now = now + Duration::from_nanos(rng.u64(..40));
+                let number = rng.u32(..200);
+                let expected = match map.get(&number) {
+                    Some((None, _)) => Known::Executes,
+                    Some((Some(at), status)) if now < *at + LIFETIME => Known::Done(Registers {
+                        status: *status,
+                        ..Registers::default()
+                    }),
+                    _ => Known::New,
+                };
+                assert_eq!(table.find(now, &key(number)), expected, "step {step}");
+                match expected {
+                    Known::New => {
+                        let room = table.make_room(now, |operation, id| {
+                            ids.insert(operation, id);
+                            moves += 1;
+                        });
+                        if room {
+                            ids.insert(number, table.insert(key(number), number));
+                            map.insert(number, (None, 0));
+                        } else {
+                            let held = |(done, _): &&(Option<Instant>, u8)| {
+                                done.is_none_or(|at| now < at + LIFETIME)
+                            };
+                            let live = map.values().filter(held).count();
+                            assert!(live >= 16, "full with {live} of 64");
+                            full += 1;
+                        }
+                    }
+                    Known::Executes if rng.u8(..3) > 0 => {
+                        let status = rng.u8(..);
+                        let registers = Registers {
+                            status,
+                            ..Registers::default()
+                        };
+                        if rng.u8(..10) == 0 {
+                            table.forget(ids[&number]);
+                            map.remove(&number);
+                        } else {
+                            table.done(now, ids[&number], registers);
+                            map.insert(number, (Some(now), status));
+                        }
+                    }
+                    _ => again += 1,
+                }
+            }
+            assert!(
+                full > 100 && moves > 100 && again > 1000,
+                "{full} {moves} {again}"
+            );
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Sessions of one target (S5): who attached, with which life of which shard, and what has become void.
+//!
+//! Numbers are handed out in order, each in the place that its remainder names, so that a number is found without a search.
+//! A place rests for a frame lifetime after its session ended: the number is not handed out again while copies under it may
+//! be on their way, and the late copy of an ended life's attach is known for what it is.
+
+use core::time::Duration;
+
+use sandrail_wire::MacAddr;
+use sandrail_wire::aoe::Session;
+
+use crate::time::Instant;
+
+/// The most MACs of one session: the paths of a shard.
+const MACS_MAX: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    Open,
+    /// Ended at this moment, by another life of one of its MACs or by a fence; the rest says by whom it was had.
+    Void {
+        at: Instant,
+        superseded: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    state: State,
+    session: Session,
+    incarnation: u64,
+    shard: u8,
+    macs: [Option<MacAddr>; MACS_MAX],
+}
+
+/// What an attach comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attach {
+    /// The session it has already; the MAC belongs to it now.
+    Known(Session),
+    /// A new one.
+    Opened(Session),
+    /// A late copy: this life of the MAC has been followed by another.
+    Superseded,
+    /// No place, no number or no room for a further MAC.
+    Full,
+    /// The next numbers are not durable yet.
+    NotDurable,
+}
+
+/// A life of an initiator's shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attacher {
+    pub(super) mac: MacAddr,
+    pub(super) incarnation: u64,
+    pub(super) shard: u8,
+}
+
+/// The sessions of one target.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    places: Box<[Place]>,
+    lifetime: Duration,
+    next: u16,
+    /// Numbers from `next` up to this one may be handed out: a restart begins there.
+    durable_until: u16,
+}
+
+impl Sessions {
+    /// Room for as many as `places`, rounded up to a power of two. `next` is the first number that was never handed out.
+    pub(super) fn new(places: u16, lifetime: Duration, next: u16) -> Self {
+        let free = Place {
+            state: State::Free,
+            session: Session::NONE,
+            incarnation: 0,
+            shard: 0,
+            macs: [None; MACS_MAX],
+        };
+        Self {
+            places: vec![free; usize::from(places).next_power_of_two()].into(),
+            lifetime,
+            next,
+            durable_until: next,
+        }
+    }
+
+    fn place_of(&self, session: Session) -> usize {
+        usize::from(session.0) & (self.places.len() - 1)
+    }
+
+    /// Whether `session` is open and `mac` belongs to it.
+    #[inline]
+    pub(super) fn is_valid(&self, session: Session, mac: MacAddr) -> bool {
+        let place = &self.places[self.place_of(session)];
+        session.is_some()
+            && place.session == session
+            && place.state == State::Open
+            && place.macs.contains(&Some(mac))
+    }
+
+    /// Numbers that may be handed out before more must be made durable.
+    pub(super) const fn numbers_left(&self) -> u16 {
+        self.durable_until.wrapping_sub(self.next)
+    }
+
+    /// Where a restart would have to begin if `block` more numbers were made durable.
+    pub(super) const fn bound_after(&self, block: u16) -> u16 {
+        self.next.wrapping_add(block)
+    }
+
+    /// A state with that bound is durable.
+    pub(super) const fn set_durable_until(&mut self, bound: u16) {
+        self.durable_until = bound;
+    }
+
+    /// An attach. Sessions of other lives of the MAC must have been ended before.
+    pub(super) fn attach(&mut self, now: Instant, who: Attacher) -> Attach {
+        if self.is_superseded(now, who) {
+            return Attach::Superseded;
+        }
+        let same = |place: &&mut Place| {
+            place.state == State::Open
+                && place.incarnation == who.incarnation
+                && place.shard == who.shard
+        };
+        if let Some(place) = self.places.iter_mut().find(same) {
+            if place.macs.contains(&Some(who.mac)) {
+                return Attach::Known(place.session);
+            }
+            let Some(free) = place.macs.iter_mut().find(|mac| mac.is_none()) else {
+                return Attach::Full;
+            };
+            *free = Some(who.mac);
+            return Attach::Known(place.session);
+        }
+        self.open(now, who)
+    }
+
+    /// Whether this life of the MAC was ended, less than a lifetime ago, by another life of it.
+    pub(super) fn is_superseded(&self, now: Instant, who: Attacher) -> bool {
+        self.places.iter().any(|place| {
+            matches!(place.state, State::Void { at, superseded: true } if now < at + self.lifetime)
+                && place.incarnation == who.incarnation
+                && place.macs.contains(&Some(who.mac))
+        })
+    }
+
+    fn open(&mut self, now: Instant, who: Attacher) -> Attach {
+        for _ in 0..self.places.len() {
+            if self.numbers_left() == 0 {
+                return Attach::NotDurable;
+            }
+            let session = Session(self.next);
+            let number = self.place_of(session);
+            let rests = match self.places[number].state {
+                State::Free => false,
+                State::Open => true,
+                State::Void { at, .. } => now < at + self.lifetime,
+            };
+            self.next = self.next.wrapping_add(1);
+            if rests || !session.is_some() {
+                continue;
+            }
+            let mut macs = [None; MACS_MAX];
+            macs[0] = Some(who.mac);
+            self.places[number] = Place {
+                state: State::Open,
+                session,
+                incarnation: who.incarnation,
+                shard: who.shard,
+                macs,
+            };
+            return Attach::Opened(session);
+        }
+        Attach::Full
+    }
+
+    /// Ends every session that `ends` names by a MAC and its incarnation, and tells of each MAC named. `superseded`: by another
+    /// life, so that the ended one is not to come back.
+    pub(super) fn end(
+        &mut self,
+        now: Instant,
+        superseded: bool,
+        ends: impl Fn(MacAddr, u64) -> bool,
+        mut ended: impl FnMut(Session, MacAddr, u64),
+    ) {
+        for place in self.places.iter_mut() {
+            if place.state != State::Open {
+                continue;
+            }
+            for mac in place.macs.iter().flatten() {
+                if ends(*mac, place.incarnation) {
+                    place.state = State::Void {
+                        at: now,
+                        superseded,
+                    };
+                    ended(place.session, *mac, place.incarnation);
+                }
+            }
+        }
+    }
+
+    /// How many are open.
+    pub(super) fn open_count(&self) -> usize {
+        let open = |place: &&Place| place.state == State::Open;
+        self.places.iter().filter(open).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(2);
+    const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+    const fn who(mac: MacAddr, incarnation: u64, shard: u8) -> Attacher {
+        Attacher {
+            mac,
+            incarnation,
+            shard,
+        }
+    }
+
+    fn sessions(places: u16, next: u16) -> Sessions {
+        let mut sessions = Sessions::new(places, LIFETIME, next);
+        sessions.set_durable_until(next.wrapping_add(100));
+        sessions
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn one_session_for_each_shard_of_a_life_whatever_the_path() {
+        let mut sessions = sessions(4, 10);
+        assert_eq!(
+            sessions.attach(at(0), who(A, 7, 0)),
+            Attach::Opened(Session(10))
+        );
+        assert_eq!(
+            sessions.attach(at(0), who(A, 7, 1)),
+            Attach::Opened(Session(11))
+        );
+        assert_eq!(
+            sessions.attach(at(0), who(A, 7, 0)),
+            Attach::Known(Session(10))
+        );
+        assert!(!sessions.is_valid(Session(10), B));
+        assert_eq!(
+            sessions.attach(at(0), who(B, 7, 0)),
+            Attach::Known(Session(10))
+        );
+        assert!(sessions.is_valid(Session(10), B) && sessions.is_valid(Session(10), A));
+        assert!(!sessions.is_valid(Session(11), B));
+        for other in [0, 9, 12, 14, 6] {
+            assert!(!sessions.is_valid(Session(other), A), "{other}");
+        }
+        for mac in 3..9 {
+            let mac = MacAddr([2, 0, 0, 0, 0, mac]);
+            assert_eq!(
+                sessions.attach(at(0), who(mac, 7, 0)),
+                Attach::Known(Session(10))
+            );
+        }
+        let ninth = MacAddr([2, 0, 0, 0, 0, 9]);
+        assert_eq!(sessions.attach(at(0), who(ninth, 7, 0)), Attach::Full);
+        assert_eq!(sessions.open_count(), 2);
+    }
+
+    #[test]
+    fn an_ended_session_is_void_and_its_number_rests() {
+        let mut sessions = sessions(2, u16::MAX);
+        assert_eq!(
+            sessions.attach(at(0), who(A, 7, 0)),
+            Attach::Opened(Session(u16::MAX))
+        );
+        let mut ended = Vec::new();
+        sessions.end(
+            at(5),
+            true,
+            |mac, incarnation| mac == A && incarnation != 8,
+            |session, mac, incarnation| ended.push((session, mac, incarnation)),
+        );
+        assert_eq!(ended, [(Session(u16::MAX), A, 7)]);
+        assert!(!sessions.is_valid(Session(u16::MAX), A));
+        // 0 is no session's number, and 1 would lie in the place that rests.
+        assert_eq!(sessions.attach(at(6), who(A, 8, 0)), Attach::Full);
+        assert_eq!(
+            sessions.attach(at(6), who(A, 8, 0)),
+            Attach::Opened(Session(2))
+        );
+        // A late copy of the ended life's attach yields nothing; a lifetime later there is none.
+        assert_eq!(sessions.attach(at(7), who(A, 7, 0)), Attach::Superseded);
+        assert_eq!(sessions.attach(at(7), who(A, 7, 3)), Attach::Superseded);
+        assert!(sessions.is_superseded(at(2004), who(A, 7, 0)));
+        assert!(!sessions.is_superseded(at(2005), who(A, 7, 0)));
+        assert_eq!(
+            sessions.attach(at(2005), who(B, 9, 0)),
+            Attach::Opened(Session(3))
+        );
+    }
+
+    #[test]
+    fn numbers_are_handed_out_when_they_are_durable() {
+        let mut sessions = Sessions::new(8, LIFETIME, 40);
+        assert_eq!(sessions.attach(at(0), who(A, 7, 0)), Attach::NotDurable);
+        assert_eq!(sessions.bound_after(2), 42);
+        sessions.set_durable_until(42);
+        assert_eq!(sessions.numbers_left(), 2);
+        for shard in 0..2 {
+            assert_eq!(
+                sessions.attach(at(0), who(A, 7, shard)),
+                Attach::Opened(Session(40 + u16::from(shard)))
+            );
+        }
+        assert_eq!(sessions.attach(at(0), who(A, 7, 2)), Attach::NotDurable);
+        assert_eq!(
+            sessions.attach(at(0), who(A, 7, 1)),
+            Attach::Known(Session(41))
+        );
+    }
+}
