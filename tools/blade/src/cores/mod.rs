@@ -1,0 +1,11 @@
+//! The threads that serve: one a core, each with its links and its machine.
+
+pub(crate) mod crossing;
+pub(crate) mod hub;
+mod idle;
+mod report;
+pub(crate) mod route;
+pub(crate) mod status;
+mod turn;
+
+pub(crate) use turn::{Core, CoreParts, Target};

@@ -1,0 +1,397 @@
+//! One core's loop: receive burst, frames from other cores, disks, timers, commands, transmit burst, one kick.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use sandrail_node::waiting::PollSet;
+use sandrail_node::{Idle, clock};
+use sandrail_proto::aoe::initiator::InterfaceId;
+use sandrail_proto::aoe::target::Blade;
+use sandrail_proto::aoe::target::backing::Backing;
+use sandrail_proto::time::Instant;
+use sandrail_wire::{FrameRef, TargetAddr};
+
+use super::crossing::CrossFrame;
+use super::hub::{Command, Hub};
+use super::route::{Homes, Route};
+use crate::disk::ServedDisk;
+use crate::drill::DrillLink;
+use crate::state::keeper::{Job, Saved};
+
+/// Frames received, sent, or taken from others for one link in a turn at most.
+const BURST_FRAMES_MAX: usize = 64;
+
+/// A target of this core, in the machine's order.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) addr: TargetAddr,
+    pub(crate) read_only: bool,
+    /// Whether its state is kept over a restart.
+    pub(crate) persistent: bool,
+}
+
+/// A link of this core.
+pub(super) struct OwnPort {
+    pub(super) link: DrillLink,
+    /// Its number among all links.
+    pub(super) id: u8,
+    /// A frame of another core that found no room.
+    held: Option<Box<CrossFrame>>,
+}
+
+/// What the loop itself counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LoopCounters {
+    pub(super) turns: u64,
+    pub(super) busy_turns: u64,
+    pub(super) yields: u64,
+    pub(super) sleeps: u64,
+    pub(super) crossed_out: u64,
+    pub(super) crossed_in: u64,
+    pub(super) crossing_full: u64,
+    pub(super) tx_refused: u64,
+}
+
+/// What a core is made of.
+pub(crate) struct CoreParts {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) number: usize,
+    pub(crate) homes: Homes,
+    /// Links that are this core's, with their numbers among all.
+    pub(crate) links: Vec<(u8, DrillLink)>,
+    pub(crate) blade: Blade<ServedDisk>,
+    pub(crate) targets: Vec<Target>,
+    /// Where states are made durable; `None`: nowhere.
+    pub(crate) keeper: Option<Sender<Job>>,
+    pub(crate) idle: Idle,
+    pub(crate) pin_to: Option<usize>,
+}
+
+/// One core.
+pub(crate) struct Core {
+    pub(super) hub: Arc<Hub>,
+    pub(super) number: usize,
+    homes: Homes,
+    pub(super) ports: Vec<OwnPort>,
+    /// Links of other cores.
+    foreign_links: Vec<u8>,
+    pub(super) blade: Blade<ServedDisk>,
+    pub(super) targets: Vec<Target>,
+    keeper: Option<Sender<Job>>,
+    pub(super) idle: Idle,
+    pub(super) pin_to: Option<usize>,
+    pub(super) counters: LoopCounters,
+    pub(super) wait_set: PollSet,
+    pub(super) now: Instant,
+    /// Since when no frames are taken any more.
+    pub(super) stopping: Option<Instant>,
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Self {
+        let ports: Vec<OwnPort> = parts
+            .links
+            .into_iter()
+            .map(|(id, link)| OwnPort {
+                link,
+                id,
+                held: None,
+            })
+            .collect();
+        let foreign_links = (0..=u8::MAX)
+            .zip(&parts.hub.links)
+            .filter(|(_, door)| door.core != parts.number)
+            .map(|(id, _)| id)
+            .collect();
+        Self {
+            wait_set: PollSet::new(ports.len() + parts.targets.len() + 1),
+            hub: parts.hub,
+            number: parts.number,
+            homes: parts.homes,
+            ports,
+            foreign_links,
+            blade: parts.blade,
+            targets: parts.targets,
+            keeper: parts.keeper,
+            idle: parts.idle,
+            pin_to: parts.pin_to,
+            counters: LoopCounters::default(),
+            now: clock::now(),
+            stopping: None,
+        }
+    }
+
+    /// One turn; whether there was anything to do. The clock is read once, at its end.
+    pub(super) fn turn(&mut self) -> bool {
+        let now = self.now;
+        for port in &mut self.ports {
+            port.link.begin_turn();
+        }
+        let mut busy = false;
+        if self.stopping.is_none() {
+            busy |= self.receive(now);
+        }
+        busy |= self.take_crossed(now);
+        self.blade.handle_disks(now);
+        busy |= self.timers(now);
+        busy |= self.take_saved(now);
+        busy |= self.take_commands();
+        busy |= self.transmit(now);
+        for port in &mut self.ports {
+            port.link.flush(now);
+        }
+        busy |= self.states_out(now);
+        self.log_events();
+        self.counters.turns += 1;
+        self.counters.busy_turns += u64::from(busy);
+        self.now = clock::now();
+        busy
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let Self {
+            ports,
+            blade,
+            hub,
+            homes,
+            counters,
+            number,
+            ..
+        } = self;
+        let alone = hub.cores.len() == 1;
+        let mut busy = false;
+        for port in ports {
+            let id = port.id;
+            let received = port.link.receive(now, BURST_FRAMES_MAX, &mut |frame| {
+                let route = if alone {
+                    Route::Here
+                } else {
+                    homes.route(&frame)
+                };
+                let here = match route {
+                    Route::Here => true,
+                    Route::Core(core) => core == *number,
+                    Route::All => true,
+                };
+                for core in 0..hub.cores.len() {
+                    let there = route == Route::All || route == Route::Core(core);
+                    if core != *number && there {
+                        hand_over(hub, core, id, &frame, counters);
+                    }
+                }
+                if here {
+                    blade.handle_frame(now, InterfaceId(id), &frame);
+                }
+            });
+            busy |= received > 0;
+        }
+        busy
+    }
+
+    /// Frames for targets of this core that arrived on others'.
+    fn take_crossed(&mut self, now: Instant) -> bool {
+        let crossing = &self.hub.cores[self.number].requests;
+        let mut busy = false;
+        for _ in 0..BURST_FRAMES_MAX {
+            let Some(frame) = crossing.take() else { break };
+            // At the end frames are lost; their senders ask the next instance.
+            if self.stopping.is_none() {
+                let bytes = FrameRef::new(frame.bytes());
+                self.blade
+                    .handle_frame(now, InterfaceId(frame.link), &bytes);
+            }
+            crossing.give_back(frame);
+            self.counters.crossed_in += 1;
+            busy = true;
+        }
+        busy
+    }
+
+    fn timers(&mut self, now: Instant) -> bool {
+        let due = self.blade.poll_timeout().is_some_and(|due| due <= now);
+        if due {
+            self.blade.handle_timeout(now);
+        }
+        due
+    }
+
+    fn transmit(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for place in 0..self.ports.len() {
+            busy |= self.transmit_own(now, place);
+        }
+        for place in 0..self.foreign_links.len() {
+            busy |= self.transmit_foreign(now, self.foreign_links[place]);
+        }
+        busy
+    }
+
+    /// What leaves by a link of this core: other cores' answers first, they have waited longer.
+    fn transmit_own(&mut self, now: Instant, place: usize) -> bool {
+        let port = &mut self.ports[place];
+        let replies = &self.hub.links[usize::from(port.id)].replies;
+        let room = port.link.transmit_room().min(BURST_FRAMES_MAX);
+        let mut sent = 0;
+        while sent < room {
+            let Some(frame) = port.held.take().or_else(|| replies.take()) else {
+                break;
+            };
+            let (header, payload) = frame.parts();
+            let result = port.link.transmit(now, header, payload);
+            if result == Err(sandrail_link::TransmitError::Full) {
+                port.held = Some(frame);
+                return sent > 0;
+            }
+            self.counters.tx_refused += u64::from(result.is_err());
+            replies.give_back(frame);
+            sent += 1;
+        }
+        while sent < room {
+            let Some(frame) = self.blade.poll_transmit(now, InterfaceId(port.id)) else {
+                break;
+            };
+            // The initiator takes a refused frame for lost, and asks again.
+            let result = port.link.transmit(now, frame.header, frame.payload);
+            self.counters.tx_refused += u64::from(result.is_err());
+            sent += 1;
+        }
+        sent > 0
+    }
+
+    /// Answers that leave by the link of another core.
+    fn transmit_foreign(&mut self, now: Instant, link: u8) -> bool {
+        let door = &self.hub.links[usize::from(link)];
+        let mut sent = 0;
+        while sent < BURST_FRAMES_MAX && door.replies.has_room() {
+            let Some(frame) = self.blade.poll_transmit(now, InterfaceId(link)) else {
+                break;
+            };
+            if door.replies.put(link, frame.header, frame.payload) {
+                self.counters.crossed_out += 1;
+            } else {
+                self.counters.crossing_full += 1;
+            }
+            sent += 1;
+        }
+        if sent > 0 {
+            self.hub.cores[door.core].doorbell.notify();
+        }
+        sent > 0
+    }
+
+    /// States that must be durable before their change is answered.
+    fn states_out(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some((target, id, state)) = self.blade.poll_persist() {
+            busy = true;
+            let addr = self.targets[usize::from(target.0)].addr;
+            let job = Job {
+                core: self.number,
+                target,
+                addr,
+                id,
+                state,
+            };
+            let handed = self.keeper.as_ref().map(|keeper| keeper.send(job).is_ok());
+            match handed {
+                Some(true) => {}
+                // Nothing is kept, which was said at the start.
+                None => self.blade.handle_persisted(now, target, id, true),
+                Some(false) => self.blade.handle_persisted(now, target, id, false),
+            }
+        }
+        busy
+    }
+
+    fn take_saved(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(Saved { target, id, ok }) = self.hub.cores[self.number].saved.pop() {
+            busy = true;
+            self.blade.handle_persisted(now, target, id, ok);
+        }
+        busy
+    }
+
+    fn take_commands(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(command) = self.hub.cores[self.number].commands.pop() {
+            busy = true;
+            self.obey(command);
+        }
+        busy
+    }
+
+    fn obey(&mut self, command: Command) {
+        // A client that went away before its answer misses nothing, here and below.
+        match command {
+            Command::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Command::Refresh(reply) => {
+                let changed =
+                    (0..self.targets.len()).filter(|place| self.disk_mut(*place).refresh());
+                let _ = reply.send(changed.count());
+            }
+            Command::Crash { keep, reply } => {
+                for place in 0..self.targets.len() {
+                    let (now, addr) = (self.now, self.targets[place].addr);
+                    match self.disk_mut(place).crash(now, keep) {
+                        None => {}
+                        Some(Ok(report)) => {
+                            tracing::warn!(target = %addr, kept = report.kept, lost = report.lost, "power cut")
+                        }
+                        Some(Err(error)) => tracing::error!(target = %addr, %error, "power cut"),
+                    }
+                }
+                let _ = reply.send(());
+                // The process ends within moments; until then nothing may be written or answered.
+                loop {
+                    std::thread::park();
+                }
+            }
+            Command::Stop => self.stopping = Some(self.now),
+        }
+    }
+
+    /// Whether nothing waits for this core in a ring.
+    pub(super) fn rings_are_empty(&self) -> bool {
+        let door = &self.hub.cores[self.number];
+        let links = self
+            .ports
+            .iter()
+            .map(|port| &self.hub.links[usize::from(port.id)]);
+        door.requests.is_empty()
+            && door.saved.is_empty()
+            && door.commands.is_empty()
+            && links.into_iter().all(|link| link.replies.is_empty())
+            && self.ports.iter().all(|port| port.held.is_none())
+    }
+
+    /// The machine's own due time, and what disks and links want.
+    pub(super) fn due(&mut self) -> Option<Instant> {
+        let links = self
+            .ports
+            .iter_mut()
+            .filter_map(|port| port.link.poll_timeout())
+            .min();
+        [self.blade.poll_timeout(), links]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn disk_wait_fd(&self, place: usize) -> Option<i32> {
+        self.disk(place).wait_fd()
+    }
+}
+
+/// Hands a frame to the core that its target lives on.
+fn hand_over(hub: &Hub, core: usize, link: u8, frame: &FrameRef<'_>, counters: &mut LoopCounters) {
+    let door = &hub.cores[core];
+    if door.requests.put_received(link, frame) {
+        counters.crossed_out += 1;
+        door.doorbell.notify();
+    } else {
+        counters.crossing_full += 1;
+    }
+}
