@@ -90,7 +90,7 @@ fn rarities(terminal: Terminal, columns: usize, rarest: f64) -> String {
         false => ('+', '-', '+'),
     };
     let mut axis = vec![dash; columns];
-    let mut names = vec![' '; columns + LABEL];
+    let mut names = vec![' '; columns + LABEL / 2 + 1];
     let mut free_from = 0;
     for (nines, name) in rarity_names().take_while(|(nines, _)| *nines <= rarest + 1e-9) {
         let at = index(nines / rarest * count_of(columns - 1));
@@ -259,7 +259,7 @@ mod tests {
                 for text in [text, curves(Terminal { width, ..UTF8 }, plot)] {
                     let room = width.max(31);
                     assert!(
-                        text.lines().all(|line| line.chars().count() <= room + 1),
+                        text.lines().all(|line| line.chars().count() <= room),
                         "{width}:\n{text}"
                     );
                 }

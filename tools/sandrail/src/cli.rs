@@ -123,6 +123,8 @@ pub(crate) enum Verb {
     Capture(CaptureArgs),
     /// Examines this machine and an interface: each finding with its remedy
     Doctor(DoctorArgs),
+    /// Shows measured latencies and comparisons: tables, plots, a page, a picture
+    Report(ReportArgs),
     /// Writes and reads back random data on a real target in network namespaces, with latencies
     Demo(DemoArgs),
     /// Writes the manual pages into a folder
@@ -335,6 +337,32 @@ pub(crate) struct CaptureArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {}
+
+/// What `report` reads, and how to read what it shows.
+pub(crate) const REPORT_HELP: &str = "\
+Reads results (.json) of sandrail-bench, interval logs (.hlog) and percentile files (.hgrm) of HdrHistogram. The log \
+that a run names is read with it. Values are nanoseconds in logs, milliseconds in percentile files. No interface is \
+touched.
+
+With several recordings every one after the first is compared with the first: difference and ratio of each percentile. \
+A percentile beyond which there are fewer than ten samples is marked by *.";
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = REPORT_HELP)]
+pub(crate) struct ReportArgs {
+    /// Results: .json, .hlog or .hgrm
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Also writes a page that needs nothing else: tables, percentile curves, throughput and latency over time
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Also writes all pictures as one SVG file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Draws with ASCII alone, as it does unless the locale is UTF-8
+    #[arg(long)]
+    pub(crate) ascii: bool,
+}
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {

@@ -49,6 +49,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Reserve(args) => verbs::reserve::run(global, args),
         Verb::Capture(args) => verbs::capture::run(global, args),
         Verb::Doctor(_) => verbs::doctor::run(global),
+        Verb::Report(args) => verbs::report::run(global, args),
         Verb::Demo(args) => demo::run(global, args),
         Verb::Man { directory } => verbs::man::pages(directory),
         Verb::Completions { shell } => verbs::man::completions(*shell),

@@ -8,6 +8,7 @@ pub(crate) mod identify;
 pub(crate) mod man;
 pub(crate) mod mask;
 pub(crate) mod read;
+pub(crate) mod report;
 pub(crate) mod reserve;
 pub(crate) mod stat;
 pub(crate) mod write;

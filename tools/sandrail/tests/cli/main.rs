@@ -5,6 +5,7 @@
 mod demo;
 mod errors;
 mod manual;
+mod report;
 mod restarts;
 mod run;
 mod san;
