@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use crate::machine;
+
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Awake {
@@ -22,12 +24,28 @@ impl Awake {
     /// # Errors
     /// There are no more threads.
     pub fn keep() -> anyhow::Result<Self> {
+        Self::start(None)
+    }
+
+    /// Starts it on one core.
+    ///
+    /// # Errors
+    /// There are no more threads.
+    pub fn keep_on(core: usize) -> anyhow::Result<Self> {
+        Self::start(Some(core))
+    }
+
+    fn start(core: Option<usize>) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("awake".to_owned())
             .spawn(move || {
                 let mut yields = 0;
+                // On another core it would keep the wrong one awake.
+                if core.is_some_and(|core| machine::pin(core).is_err()) {
+                    return yields;
+                }
                 // Relaxed: it only has to be seen some time.
                 while !told.load(Ordering::Relaxed) {
                     std::thread::yield_now();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 use sandrail_bench::load::{self, FromThread, OnShard};
-use sandrail_bench::machine::Machine;
 use sandrail_bench::pairs::{Contender, interleave};
-use sandrail_bench::report::{Report, Row};
+use sandrail_bench::report;
 use sandrail_bench::rival::{Ran, Rival};
 use sandrail_bench::site::{MTU_BYTES, Open, Site, Way};
 use sandrail_bench::waiter;
 use sandrail_link::packet::PacketLink;
 use sandrail_link::xdp::XdpLink;
+use sandrail_report::{Comparison, Machine, Row};
 
 use crate::{Cores, Mix, Out};
 
@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             anyhow::ensure!(site.is_alive(), "the target died");
         }
     }
-    let report = Report {
+    let comparison = Comparison {
         title: format!(
             "4 KiB random {}s: the engine against a bare polled loop",
             options.mix.direction
@@ -95,8 +95,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         goal: Some(0.9),
         rows,
     };
-    println!("{}", report.table());
-    report.write(&options.out.out, "initiator")
+    println!("{}", report::table(&comparison));
+    report::write(&comparison, &options.out.out, "initiator")
 }
 
 /// One way and depth.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 use sandrail_bench::load::{self, FromThread, OnShard};
-use sandrail_bench::machine::Machine;
 use sandrail_bench::rival::Ran;
 use sandrail_bench::site::{MTU_BYTES, Open, Site, Way};
 use sandrail_link::packet::PacketLink;
 use sandrail_link::xdp::XdpLink;
 use sandrail_node::ShardStat;
+use sandrail_report::Machine;
 
 use crate::{Cores, Mix};
 

@@ -7,9 +7,13 @@
 pub mod arrivals;
 pub mod awake;
 pub mod blade;
+pub mod contest;
+pub mod costs;
 pub mod driver;
+pub mod echo;
 pub mod load;
 pub mod machine;
+pub mod nbd;
 pub mod pairs;
 pub mod picture;
 pub mod record;

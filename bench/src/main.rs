@@ -1,5 +1,6 @@
 //! Benchmarks that need a network namespace, a target or much time; see `docs/performance.md`.
 
+mod block;
 mod initiator;
 mod kicks;
 mod packet;
@@ -22,6 +23,8 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// The initiator and our target against the floor and the rivals, in interleaved rounds
+    Block(block::Options),
     /// The engine against a bare polled loop, both on a real vblade, in interleaved rounds
     Initiator(initiator::Options),
     /// System calls, polls and yields an I/O; fails when they exceed sane bounds
@@ -128,6 +131,7 @@ struct Out {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse().bench {
+        Bench::Block(options) => block::run(&options),
         Bench::Initiator(options) => initiator::run(&options),
         Bench::Kicks(options) => kicks::run(&options),
         Bench::Packet(options) => packet::run(&options),

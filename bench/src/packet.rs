@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use sandrail_bench::machine::Machine;
 use sandrail_bench::pairs::{Contender, interleave};
-use sandrail_bench::report::{Report, Row};
+use sandrail_bench::report;
 use sandrail_bench::site::{self, MTU_BYTES};
 use sandrail_bench::waiter::{SPIN_TURNS, Waiter};
 use sandrail_lab::{Lab, Side};
 use sandrail_link::Link;
 use sandrail_link::packet::{PacketLink, PacketMode};
 use sandrail_node::clock;
+use sandrail_report::{Comparison, Machine, Row};
 
 use crate::{Cores, Out};
 
@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             ));
         }
     }
-    let report = Report {
+    let comparison = Comparison {
         title: "AF_PACKET: rings against mmsg, round trips to a bare echo".to_owned(),
         machine: Machine::this(),
         link_mode: "packet ring, packet mmsg".to_owned(),
@@ -105,8 +105,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         goal: None,
         rows,
     };
-    println!("{}", report.table());
-    report.write(&options.out.out, "packet")
+    println!("{}", report::table(&comparison));
+    report::write(&comparison, &options.out.out, "packet")
 }
 
 fn header(lab: &Lab, to: Side, from: Side) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Report, Row};
+use sandrail_report::{Comparison, Row};
 
 /// The page's and the plot's measures, in SVG units.
 const WIDTH: f64 = 1000.0;
@@ -10,36 +10,60 @@ const PLOT_LEFT: f64 = 330.0;
 const PLOT_RIGHT: f64 = 760.0;
 const ROW_HEIGHT: f64 = 34.0;
 const TOP: f64 = 58.0;
+const GOAL_COLOUR: &str = "#c2410c";
 
-/// The scale of the ratios.
+/// The scale of the ratios: by differences, or by factors where they are far apart.
 struct Scale {
     from: f64,
     to: f64,
+    by_factors: bool,
 }
 
+/// Beyond this factor between least and greatest ratio, equal factors are drawn equally long.
+const FACTOR_MAX: f64 = 4.0;
+
 impl Scale {
-    /// Takes in every ratio, the goal and 1, ends on tenths.
-    fn of(report: &Report) -> Self {
-        let all = report
+    /// Takes in every ratio, the goals and 1, ends on tenths.
+    fn of(report: &Comparison) -> Self {
+        let ratios = report
             .rows
             .iter()
             .flat_map(|row| row.ratios.iter().copied());
-        let (from, to) = all.fold(
-            (report.goal.unwrap_or(1.0).min(1.0), 1.0_f64),
-            |(from, to), ratio| (from.min(ratio), to.max(ratio)),
-        );
+        let goals = report.rows.iter().filter_map(|row| report.goal_of(row));
+        let (from, to) = ratios
+            .chain(goals)
+            .fold((1.0_f64, 1.0_f64), |(from, to), ratio| {
+                (from.min(ratio), to.max(ratio))
+            });
+        let from = (((from - 0.02) * 10.0).floor() / 10.0).max(0.0);
+        let to = ((to + 0.02) * 10.0).ceil() / 10.0;
+        let by_factors = to > FACTOR_MAX;
         Self {
-            from: ((from - 0.02) * 10.0).floor() / 10.0,
-            to: ((to + 0.02) * 10.0).ceil() / 10.0,
+            from: if by_factors { from.max(0.05) } else { from },
+            to,
+            by_factors,
         }
     }
 
     fn x(&self, ratio: f64) -> f64 {
-        PLOT_LEFT + (ratio - self.from) / (self.to - self.from) * (PLOT_RIGHT - PLOT_LEFT)
+        let ratio = ratio.clamp(self.from, self.to);
+        let share = if self.by_factors {
+            (ratio / self.from).ln() / (self.to / self.from).ln()
+        } else {
+            (ratio - self.from) / (self.to - self.from)
+        };
+        PLOT_LEFT + share * (PLOT_RIGHT - PLOT_LEFT)
     }
 
-    /// Where lines are drawn: each tenth, or fewer when there are many.
+    /// Where lines are drawn.
     fn ticks(&self) -> Vec<f64> {
+        if self.by_factors {
+            let marks = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+            return marks
+                .into_iter()
+                .filter(|mark| (self.from..=self.to).contains(mark))
+                .collect();
+        }
         let step = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
             .into_iter()
             .find(|step| (self.to - self.from) / step <= 9.0)
@@ -54,7 +78,7 @@ impl Scale {
 
 /// The page.
 #[must_use]
-pub fn page(report: &Report) -> String {
+pub fn page(report: &Comparison) -> String {
     let mut facts = String::new();
     for (name, value) in report.facts() {
         let _ = writeln!(facts, "<tr><th>{name}</th><td>{}</td></tr>", escape(&value));
@@ -72,7 +96,7 @@ pub fn page(report: &Report) -> String {
 
 /// The picture alone.
 #[must_use]
-pub fn svg(report: &Report) -> String {
+pub fn svg(report: &Comparison) -> String {
     let compared: Vec<&Row> = report
         .rows
         .iter()
@@ -124,31 +148,38 @@ pub fn svg(report: &Report) -> String {
             &format!("{tick:.1}"),
         );
     }
-    let goal = report
-        .goal
-        .map(|goal| (goal, "#c2410c", format!("goal {goal}")));
-    for (ratio, stroke, words) in [(1.0, "#6b7687", "rival".to_owned())]
-        .into_iter()
-        .chain(goal)
-    {
-        let x = scale.x(ratio);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{x:.1}\" y1=\"{y1}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"{stroke}\" stroke-dasharray=\"4 3\"/>",
-            y1 = TOP - 10.0
-        );
-        // The two may be close to each other: one label ends at its line, the other begins there.
-        let (anchor, x) = if ratio < 1.0 {
-            ("end", x + 4.0)
-        } else {
-            ("start", x - 4.0)
-        };
-        out += &text(x, TOP - 15.0, anchor, 400, stroke, &words);
+    let x = scale.x(1.0);
+    let _ = writeln!(
+        out,
+        "<line x1=\"{x:.1}\" y1=\"{y1}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#6b7687\" stroke-dasharray=\"4 3\"/>",
+        y1 = TOP - 10.0
+    );
+    out += &text(x, TOP - 15.0, "middle", 400, "#6b7687", "as fast");
+    if report.rows.iter().any(|row| report.goal_of(row).is_some()) {
+        out += &text(8.0, 18.0, "start", 400, GOAL_COLOUR, "| goal");
     }
     for (place, row) in (0_u32..).zip(compared) {
         let y = TOP + ROW_HEIGHT * (f64::from(place) + 0.5);
-        out += &text(8.0, y + 4.0, "start", 400, "#1c2430", &row.metric);
+        let versus = row.versus.as_deref().unwrap_or_default();
+        out += &text(8.0, y - 1.0, "start", 400, "#1c2430", &row.metric);
+        out += &text(
+            8.0,
+            y + 13.0,
+            "start",
+            400,
+            "#6b7687",
+            &format!("to {versus}"),
+        );
         out += &dots(&scale, row, y);
+        if let Some(goal) = report.goal_of(row) {
+            let x = scale.x(goal);
+            let _ = writeln!(
+                out,
+                "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\" stroke=\"{GOAL_COLOUR}\" stroke-width=\"2\"/>",
+                y - 13.0,
+                y + 13.0
+            );
+        }
         let (ratio, value) = (row.ratio_median.unwrap_or(0.0), number(row.median));
         let words = format!("{ratio:.2} ({value} {})", row.unit);
         out += &text(WIDTH - 8.0, y + 4.0, "end", 600, "#1c2430", &words);
@@ -215,7 +246,7 @@ mod tests {
     #[test]
     fn the_page_fetches_nothing_and_shows_every_round() {
         let page = page(&example());
-        assert_eq!(page.matches("<circle").count(), 2);
+        assert_eq!(page.matches("<circle").count(), 4, "two rounds, two rows");
         assert!(page.contains("one &lt;against&gt; another"));
         let outside = page.replace("http://www.w3.org/2000/svg", "");
         assert!(

@@ -1,198 +1,125 @@
-//! Results as a table and as JSON.
+//! Comparisons as tables, and where their files go.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use serde::Serialize;
+use sandrail_report::{Comparison, Row, write_comparison};
 
-use crate::machine::Machine;
-use crate::pairs::{Spread, ratios};
-
-/// One contender's samples of one metric.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// What was measured, of whom.
-    pub metric: String,
-    /// Its unit.
-    pub unit: String,
-    /// The least sample.
-    pub min: f64,
-    /// The middle one.
-    pub median: f64,
-    /// The greatest.
-    pub max: f64,
-    /// Whom it is compared with; `None` for the rival itself.
-    pub versus: Option<String>,
-    /// The least ratio within a round.
-    pub ratio_min: Option<f64>,
-    /// The middle one.
-    pub ratio_median: Option<f64>,
-    /// The greatest.
-    pub ratio_max: Option<f64>,
-    /// All ratios, for the picture.
-    #[serde(skip)]
-    pub ratios: Vec<f64>,
-}
-
-impl Row {
-    /// A rival's row.
-    ///
-    /// # Panics
-    /// Without samples.
-    #[must_use]
-    pub fn rival(metric: impl Into<String>, unit: &str, samples: &[f64]) -> Self {
-        let Spread { min, median, max } = Spread::of(samples).expect("rounds were run");
-        Self {
-            metric: metric.into(),
-            unit: unit.to_owned(),
-            min,
-            median,
-            max,
-            versus: None,
-            ratio_min: None,
-            ratio_median: None,
-            ratio_max: None,
-            ratios: Vec::new(),
-        }
+/// As text: what it depends on, then a line a row.
+#[must_use]
+pub fn table(comparison: &Comparison) -> String {
+    let mut text = format!("{}\n", comparison.title);
+    for (name, value) in comparison.facts() {
+        let _ = writeln!(text, "  {name:<11}{value}");
     }
-
-    /// A row compared round by round with its rival's.
-    ///
-    /// # Panics
-    /// Without samples, or without as many of the rival.
-    #[must_use]
-    pub fn versus(
-        metric: impl Into<String>,
-        unit: &str,
-        samples: &[f64],
-        versus: &str,
-        rival: &[f64],
-    ) -> Self {
-        let all = ratios(samples, rival);
-        let ratio = Spread::of(&all).expect("rounds were run");
-        Self {
-            versus: Some(versus.to_owned()),
-            ratio_min: Some(ratio.min),
-            ratio_median: Some(ratio.median),
-            ratio_max: Some(ratio.max),
-            ratios: all,
-            ..Self::rival(metric, unit, samples)
-        }
-    }
-}
-
-/// A benchmark's result with all that it depends on.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// What was compared.
-    pub title: String,
-    /// Where.
-    #[serde(flatten)]
-    pub machine: Machine,
-    /// How frames travelled, as the links tell.
-    pub link_mode: String,
-    /// MTU, in bytes.
-    pub mtu_bytes: u32,
-    /// Which thread ran where.
-    pub pinning: String,
-    /// What else must be known of it.
-    pub conditions: String,
-    /// Rounds, each with one sample of every contender.
-    pub samples: usize,
-    /// Length of each sample, in milliseconds.
-    pub sample_ms: u64,
-    /// The ratio that is to be reached, if any.
-    pub goal: Option<f64>,
-    /// The results.
-    pub rows: Vec<Row>,
-}
-
-impl Report {
-    /// The lines that say what the numbers belong to.
-    #[must_use]
-    pub fn facts(&self) -> Vec<(&'static str, String)> {
-        vec![
-            (
-                "machine",
-                format!("{}; {}", self.machine.machine, self.machine.cpu),
-            ),
-            ("kernel", self.machine.kernel.clone()),
-            (
-                "links",
-                format!("{}; veth, MTU {}", self.link_mode, self.mtu_bytes),
-            ),
-            ("pinning", self.pinning.clone()),
-            ("scheduling", self.machine.scheduling_class.clone()),
-            ("conditions", self.conditions.clone()),
-            (
-                "samples",
-                format!(
-                    "{} interleaved rounds of {} ms each",
-                    self.samples, self.sample_ms
-                ),
-            ),
-        ]
-    }
-
-    /// As text.
-    #[must_use]
-    pub fn table(&self) -> String {
-        let mut text = format!("{}\n", self.title);
-        for (name, value) in self.facts() {
-            let _ = writeln!(text, "  {name:<11}{value}");
-        }
-        let wide = self
-            .rows
-            .iter()
-            .map(|row| row.metric.len())
-            .max()
-            .unwrap_or(0);
-        let _ = writeln!(
+    let rows = &comparison.rows;
+    let wide = rows.iter().map(|row| row.metric.len()).max().unwrap_or(0);
+    let _ = writeln!(
+        text,
+        "\n{:wide$}  {:>9} {:>9} {:>9}  {:>20}",
+        "", "min", "median", "max", "ratio min/median/max"
+    );
+    for row in rows {
+        let _ = write!(
             text,
-            "\n{:wide$}  {:>9} {:>9} {:>9}  {:>20}",
-            "", "min", "median", "max", "ratio min/median/max"
+            "{:wide$}  {:>9} {:>9} {:>9}",
+            row.metric,
+            figure(row.min),
+            figure(row.median),
+            figure(row.max)
         );
-        for row in &self.rows {
-            let _ = write!(
-                text,
-                "{:wide$}  {:>9.0} {:>9.0} {:>9.0}",
-                row.metric, row.min, row.median, row.max
-            );
-            if let (Some(min), Some(median), Some(max)) =
-                (row.ratio_min, row.ratio_median, row.ratio_max)
-            {
-                let _ = write!(text, "  {min:>6.2} {median:>6.2} {max:>6.2}");
+        match row.ratio() {
+            Some(ratio) => {
+                let _ = write!(
+                    text,
+                    "  {:>6.2} {:>6.2} {:>6.2}",
+                    ratio.min, ratio.median, ratio.max
+                );
             }
-            let _ = writeln!(text, "  {}", row.unit);
+            None => text.push_str("                      "),
         }
-        text
+        let _ = write!(text, "  {}", row.unit);
+        if let Some(versus) = &row.versus {
+            let _ = write!(text, ", to {versus}");
+        }
+        match verdict(comparison, row) {
+            Some((goal, true)) => {
+                let _ = writeln!(text, "; goal {goal}: met");
+            }
+            Some((goal, false)) => {
+                let _ = writeln!(text, "; goal {goal}: NOT met");
+            }
+            None => text.push('\n'),
+        }
     }
+    text
+}
 
-    /// Writes `NAME.json` and `NAME.html` into a directory, which is made.
-    ///
-    /// # Errors
-    /// A file can't be written.
-    pub fn write(&self, directory: &Path, name: &str) -> anyhow::Result<()> {
-        fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-        let json = directory.join(format!("{name}.json"));
-        fs::write(&json, serde_json::to_string_pretty(self)? + "\n")
-            .with_context(|| format!("write {}", json.display()))?;
-        let html = directory.join(format!("{name}.html"));
-        fs::write(&html, crate::picture::page(self))
-            .with_context(|| format!("write {}", html.display()))?;
-        eprintln!("written: {} and {}", json.display(), html.display());
-        Ok(())
+/// What a row was to reach, and whether its median did; `None` where nothing was asked.
+#[must_use]
+pub fn verdict(comparison: &Comparison, row: &Row) -> Option<(f64, bool)> {
+    let goal = comparison.goal_of(row)?;
+    // A row that could not be compared has not reached it.
+    let met = row.ratio_median.is_some_and(|ratio| ratio >= goal);
+    Some((goal, met))
+}
+
+/// The rows whose goals were not met, in words.
+#[must_use]
+pub fn unmet(comparison: &Comparison) -> Vec<String> {
+    let rows = comparison.rows.iter();
+    rows.filter_map(|row| match verdict(comparison, row)? {
+        (_, true) => None,
+        (goal, false) => Some(format!(
+            "{} to {}: {:.2} of {goal}",
+            row.metric,
+            row.versus.as_deref().unwrap_or("?"),
+            row.ratio_median.unwrap_or(0.0)
+        )),
+    })
+    .collect()
+}
+
+/// Whole numbers where they are large, digits where they are small.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1000.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
     }
+}
+
+/// Writes `NAME.json` and `NAME.html` into a directory, which is made.
+///
+/// # Errors
+/// A file can't be written.
+pub fn write(comparison: &Comparison, directory: &Path, name: &str) -> anyhow::Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    let json = directory.join(format!("{name}.json"));
+    write_comparison(&json, comparison)?;
+    let html = directory.join(format!("{name}.html"));
+    fs::write(&html, crate::picture::page(comparison))
+        .with_context(|| format!("write {}", html.display()))?;
+    eprintln!("written: {} and {}", json.display(), html.display());
+    Ok(())
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use sandrail_report::{Machine, Results, read_result};
 
-    pub(crate) fn example() -> Report {
-        Report {
+    pub(crate) fn example() -> Comparison {
+        let ours = Row::versus(
+            "depth 1: ours",
+            "I/O/s",
+            &[9.0, 19.0],
+            "rival",
+            &[10.0, 20.0],
+        );
+        Comparison {
             title: "one <against> another".to_owned(),
             machine: Machine::this(),
             link_mode: "memory".to_owned(),
@@ -201,23 +128,27 @@ pub(crate) mod tests {
             conditions: "none".to_owned(),
             samples: 2,
             sample_ms: 1,
-            goal: Some(0.9),
+            goal: None,
             rows: vec![
                 Row::rival("depth 1: rival", "I/O/s", &[10.0, 20.0]),
-                Row::versus(
-                    "depth 1: ours",
-                    "I/O/s",
-                    &[9.0, 19.0],
-                    "rival",
-                    &[10.0, 20.0],
-                ),
+                Row {
+                    goal: Some(0.9),
+                    ..ours.clone()
+                },
+                Row {
+                    goal: Some(0.95),
+                    ..ours
+                },
             ],
         }
     }
 
     #[test]
-    fn the_json_names_what_it_depends_on() {
-        let json = serde_json::to_value(example()).unwrap();
+    fn the_files_name_what_they_depend_on() {
+        let directory = std::env::temp_dir().join(format!("srbench-{}", std::process::id()));
+        write(&example(), &directory, "example").unwrap();
+        let path = directory.join("example.json");
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         for key in [
             "machine",
             "cpu",
@@ -226,23 +157,49 @@ pub(crate) mod tests {
             "mtu_bytes",
             "pinning",
             "scheduling_class",
+            "samples",
         ] {
             assert!(json.get(key).is_some(), "{key}");
         }
         let row = &json["rows"][1];
+        for key in [
+            "metric",
+            "unit",
+            "min",
+            "median",
+            "max",
+            "ratio_min",
+            "ratio_max",
+        ] {
+            assert!(row.get(key).is_some_and(|value| !value.is_null()), "{key}");
+        }
         assert_eq!(row["versus"], "rival");
         let ratio = row["ratio_median"].as_f64().unwrap();
         assert!((ratio - 0.925).abs() < 1e-9, "{ratio}");
         assert!(json["rows"][0]["ratio_median"].is_null());
+        assert!(matches!(
+            read_result(&path).unwrap(),
+            Results::Comparison(read) if read.rows.len() == 3
+        ));
+        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
-    fn the_table_has_a_line_a_row() {
-        let table = example().table();
+    fn the_table_has_a_line_a_row_and_tells_what_was_reached() {
+        let table = table(&example());
         assert!(table.contains("depth 1: ours"), "{table}");
         assert!(
             table.contains("0.90   0.93   0.95") || table.contains("0.90   0.92   0.95"),
             "{table}"
         );
+        assert_eq!(table.matches(": met").count(), 1, "{table}");
+        assert_eq!(table.matches(": NOT met").count(), 1, "{table}");
+    }
+
+    #[test]
+    fn what_was_not_reached_is_named() {
+        let unmet = unmet(&example());
+        assert_eq!(unmet.len(), 1, "{unmet:?}");
+        assert!(unmet[0].contains("depth 1: ours to rival") && unmet[0].contains("0.95"));
     }
 }

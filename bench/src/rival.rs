@@ -18,11 +18,11 @@ use crate::site::{BLOCK_SECTORS, Blocks, Direction};
 use crate::waiter::Waiter;
 
 /// Ethernet, AoE and ATA headers.
-const HEADER_BYTES: usize = 36;
+pub(crate) const HEADER_BYTES: usize = 36;
 /// Where the LBA's six bytes lie in an untagged ATA frame.
-const LBA_AT: usize = 28;
+pub(crate) const LBA_AT: usize = 28;
 /// Where the tag lies.
-const TAG_AT: usize = 20;
+pub(crate) const TAG_AT: usize = 20;
 /// Without a reply for as long, everything is sent again: a frame was lost.
 const STALL: Duration = Duration::from_millis(50);
 /// Frames taken in a turn at most, as in a shard.
@@ -177,7 +177,7 @@ impl<L: Link> Rival<L> {
 }
 
 /// The slot that a reply's tag names.
-fn slot_of(head: &[u8]) -> Option<usize> {
+pub(crate) fn slot_of(head: &[u8]) -> Option<usize> {
     let head: &[u8; TAG_AT + 4] = head.first_chunk()?;
     if head[12..14] != EtherType::AOE.0.to_be_bytes() {
         return None;
@@ -186,7 +186,8 @@ fn slot_of(head: &[u8]) -> Option<usize> {
     usize::from(u16::from_be_bytes([high, low])).checked_sub(1)
 }
 
-fn header(
+/// The frame of a READ or WRITE, all but its LBA.
+pub(crate) fn header(
     src: MacAddr,
     (addr, dst): (TargetAddr, MacAddr),
     direction: Direction,

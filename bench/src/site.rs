@@ -13,6 +13,7 @@ use sandrail_link::xdp::{XdpConfig, XdpLink, XdpMode};
 use sandrail_wire::{Lba, MacAddr, TargetAddr};
 
 use crate::driver::LoadConfig;
+use crate::machine;
 use crate::workload::WorkloadConfig;
 
 /// Sectors of each I/O: 4 KiB.
@@ -20,7 +21,7 @@ pub const BLOCK_SECTORS: u8 = 8;
 /// Bytes of each I/O.
 pub const BLOCK_BYTES: usize = 4096;
 /// The disk's size; it lies in memory.
-const DISK_BYTES: u64 = 64 << 20;
+pub const DISK_BYTES: u64 = 64 << 20;
 /// What the target says that it queues (`vblade -b`).
 const BUFFER_COUNT: u16 = 128;
 /// MTU of the wire.
@@ -135,6 +136,7 @@ pub struct Site {
     target: Vblade,
     disk: BackingFile,
     lab: Lab,
+    core: Option<usize>,
 }
 
 impl Site {
@@ -157,6 +159,27 @@ impl Site {
         Self::with_class(Some("--batch"))
     }
 
+    /// The same on one core, wherever the calling thread runs.
+    ///
+    /// # Errors
+    /// As for [`Site::without_wakeup_interrupts`], or there is no such core.
+    pub fn on_core(core: usize) -> anyhow::Result<Self> {
+        let started = std::thread::scope(|scope| {
+            let starter = scope.spawn(|| {
+                // The target inherits it.
+                machine::pin(core)?;
+                Self::without_wakeup_interrupts()
+            });
+            starter
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        Ok(Self {
+            core: Some(core),
+            ..started
+        })
+    }
+
     fn with_class(class: Option<&str>) -> anyhow::Result<Self> {
         let lab = wire()?;
         let disk = lab.backing_file(DISK_BYTES)?;
@@ -172,7 +195,12 @@ impl Site {
                 .context("start chrt (of util-linux)")?;
             anyhow::ensure!(status.success(), "chrt {class}: {status}");
         }
-        Ok(Self { target, disk, lab })
+        Ok(Self {
+            target,
+            disk,
+            lab,
+            core: None,
+        })
     }
 
     /// Address and MAC of the target.
@@ -207,6 +235,18 @@ impl Site {
         self.lab
             .enter(Side::Initiator, || L::open(way, interface))?
             .with_context(|| format!("open {way}"))
+    }
+
+    /// The target's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.target.pid()
+    }
+
+    /// The core that it was put on, if it was.
+    #[must_use]
+    pub fn core(&self) -> Option<usize> {
+        self.core
     }
 
     /// Whether the target still runs.

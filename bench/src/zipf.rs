@@ -117,8 +117,8 @@ mod tests {
         for (count, theta) in [(100, 0.0), (100, 0.5), (1000, 0.99), (50, 1.0), (50, 1.4)] {
             let sum: f64 = (1..=count).map(|k| (k as f64).powf(-theta)).sum();
             let seen = frequencies(count, theta, 400_000);
-            for k in [1, 2, 3, 10, 40] {
-                let wanted = (f64::from(k)).powf(-theta) / sum;
+            for k in [1_u32, 2, 3, 10, 40] {
+                let wanted = f64::from(k).powf(-theta) / sum;
                 let found = seen[k as usize - 1];
                 // Five standard deviations of a binomial count.
                 let tolerance = 5.0 * (wanted / 400_000.0).sqrt();
