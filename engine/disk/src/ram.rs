@@ -7,12 +7,10 @@ use sandrail_proto::aoe::target::backing::{
 use sandrail_proto::time::Instant;
 
 use crate::counters::DiskCounters;
+use crate::file::Limits;
 use crate::info::DiskInfo;
 use crate::memory::{Memory, bytes_of};
 use crate::system::random_u64;
-
-/// The most sectors of one operation: what the copy of one takes stays well below a millisecond.
-const SECTORS_PER_OPERATION_MAX: u32 = 4096;
 
 /// A disk in memory, of hugepages where the machine has them. Every operation is over when it began, and what is read is
 /// not copied: [`Backing::data`] is a slice of the memory itself, so a write that begins between a read's end and its
@@ -22,6 +20,7 @@ pub struct RamDisk {
     memory: Memory,
     made_of: sandrail_memory::Backing,
     read_only: bool,
+    sectors_max: u32,
     loss_mark: u64,
     /// Of each read that was not released: where its bytes begin and how many they are.
     reads: Vec<(usize, usize)>,
@@ -35,7 +34,7 @@ impl RamDisk {
     /// [`ArenaError`] when it can't be had, or `sectors` is zero.
     pub fn new(
         sectors: u64,
-        operations_max: u32,
+        limits: Limits,
         read_only: bool,
         huge: HugePages,
     ) -> Result<Self, ArenaError> {
@@ -44,8 +43,9 @@ impl RamDisk {
             memory,
             made_of,
             read_only,
+            sectors_max: limits.sectors_per_operation_max,
             loss_mark: random_u64(),
-            reads: vec![(0, 0); usize::try_from(operations_max).unwrap_or(usize::MAX)],
+            reads: vec![(0, 0); usize::try_from(limits.operations_max).unwrap_or(usize::MAX)],
             counters: DiskCounters::default(),
         })
     }
@@ -72,17 +72,27 @@ impl RamDisk {
         Ok((bytes_of(lba), bytes_of(u64::from(sectors))))
     }
 
+    /// As [`RamDisk::place`], for data, whose length is limited: a copy takes its time.
+    fn place_of_data(&self, lba: u64, sectors: u32) -> Result<(usize, usize), DiskError> {
+        if sectors > self.sectors_max {
+            return Err(DiskError::Device {
+                errno: libc::EINVAL,
+            });
+        }
+        self.place(lba, sectors)
+    }
+
     fn run(&mut self, io: IoId, operation: &DiskOperation<'_>) -> Result<(), DiskError> {
         match *operation {
             DiskOperation::Read { lba, sectors } => {
-                let place = self.place(lba.0, sectors.get())?;
+                let place = self.place_of_data(lba.0, sectors.get())?;
                 self.reads[slot(io)] = place;
                 self.counters.reads += 1;
                 self.counters.read_bytes += u64::from(sectors.get()) * SECTOR_BYTES as u64;
                 Ok(())
             }
             DiskOperation::Write { lba, sectors, data } => {
-                let (start, len) = self.place(lba.0, sectors.get())?;
+                let (start, len) = self.place_of_data(lba.0, sectors.get())?;
                 self.refuse_if_read_only()?;
                 let mut to = &mut self.memory.bytes_mut()[start..start + len];
                 for piece in data {
@@ -142,7 +152,7 @@ impl Backing for RamDisk {
     }
 
     fn sectors_per_operation_max(&self) -> u32 {
-        SECTORS_PER_OPERATION_MAX
+        self.sectors_max
     }
 
     fn start(&mut self, _now: Instant, io: IoId, operation: DiskOperation<'_>) -> Started {

@@ -6,8 +6,10 @@ use sandrail_proto::aoe::target::backing::{
 };
 use sandrail_proto::time::Instant;
 
+use crate::cached::CachedDisk;
 use crate::counters::DiskCounters;
 use crate::error::OpenError;
+use crate::fault::{FaultControl, FaultDisk};
 use crate::file::{FileDisk, FileSpec, Limits};
 use crate::info::DiskInfo;
 use crate::ram::RamDisk;
@@ -26,6 +28,18 @@ pub enum Medium {
     File(FileSpec),
 }
 
+/// What stands before a medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// The power-cut mode: see [`CachedDisk`].
+    Cache {
+        /// How much unflushed data it holds at the most, in bytes.
+        bytes: u64,
+    },
+    /// Faults on demand: see [`FaultDisk`].
+    Faults,
+}
+
 /// A disk to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
@@ -37,6 +51,8 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// How many operations, and how long ones.
     pub limits: Limits,
+    /// What stands before the medium, the nearest to it first.
+    pub layers: Vec<Layer>,
 }
 
 impl DiskSpec {
@@ -48,6 +64,7 @@ impl DiskSpec {
             durability: Durability::Flush,
             read_only: false,
             limits: Limits::default(),
+            layers: Vec::new(),
         }
     }
 
@@ -57,13 +74,20 @@ impl DiskSpec {
     /// [`OpenError`], which names the path and the reason.
     pub fn open(&self) -> Result<AnyDisk, OpenError> {
         self.limits.check()?;
-        match &self.medium {
-            Medium::Ram { bytes, huge } => self.open_ram(*bytes, *huge),
+        let mut disk = match &self.medium {
+            Medium::Ram { bytes, huge } => self.open_ram(*bytes, *huge)?,
             Medium::File(file) => {
                 let disk = FileDisk::open(file, self.durability, self.read_only, self.limits)?;
-                Ok(AnyDisk::File(Box::new(disk)))
+                AnyDisk::File(Box::new(disk))
             }
+        };
+        for layer in &self.layers {
+            disk = match layer {
+                Layer::Cache { bytes } => AnyDisk::Cached(Box::new(CachedDisk::new(disk, *bytes)?)),
+                Layer::Faults => AnyDisk::Faulty(Box::new(FaultDisk::new(disk))),
+            };
         }
+        Ok(disk)
     }
 
     fn open_ram(&self, bytes: u64, huge: HugePages) -> Result<AnyDisk, OpenError> {
@@ -78,8 +102,7 @@ impl DiskSpec {
             what: format!("a disk of {bytes} bytes of memory"),
             source,
         };
-        let operations_max = self.limits.operations_max;
-        let disk = RamDisk::new(bytes / sector, operations_max, self.read_only, huge);
+        let disk = RamDisk::new(bytes / sector, self.limits, self.read_only, huge);
         Ok(AnyDisk::Ram(Box::new(disk.map_err(memory)?)))
     }
 }
@@ -91,6 +114,10 @@ pub enum AnyDisk {
     Ram(Box<RamDisk>),
     /// On a file or a block device.
     File(Box<FileDisk>),
+    /// With a cache before it that a loss of power empties.
+    Cached(Box<CachedDisk<AnyDisk>>),
+    /// With faults on demand.
+    Faulty(Box<FaultDisk<AnyDisk>>),
 }
 
 /// The same call on whichever disk it is.
@@ -99,6 +126,8 @@ macro_rules! each {
         match $any {
             AnyDisk::Ram($disk) => $call,
             AnyDisk::File($disk) => $call,
+            AnyDisk::Cached($disk) => $call,
+            AnyDisk::Faulty($disk) => $call,
         }
     };
 }
@@ -110,13 +139,39 @@ impl AnyDisk {
         match self {
             Self::Ram(disk) => disk.info(),
             Self::File(disk) => disk.info().clone(),
+            Self::Cached(disk) => disk.inner().info(),
+            Self::Faulty(disk) => disk.inner().info(),
         }
     }
 
-    /// What was done.
+    /// What the medium did.
     #[must_use]
     pub fn counters(&self) -> DiskCounters {
-        each!(self, disk => disk.counters())
+        match self {
+            Self::Ram(disk) => disk.counters(),
+            Self::File(disk) => disk.counters(),
+            Self::Cached(disk) => disk.inner().counters(),
+            Self::Faulty(disk) => disk.inner().counters(),
+        }
+    }
+
+    /// The remote control of the outermost [`Layer::Faults`].
+    #[must_use]
+    pub fn faults(&self) -> Option<FaultControl> {
+        match self {
+            Self::Ram(_) | Self::File(_) => None,
+            Self::Cached(disk) => disk.inner().faults(),
+            Self::Faulty(disk) => Some(disk.control()),
+        }
+    }
+
+    /// The outermost [`Layer::Cache`], to let it lose power.
+    pub fn cache(&mut self) -> Option<&mut CachedDisk<AnyDisk>> {
+        match self {
+            Self::Ram(_) | Self::File(_) => None,
+            Self::Cached(disk) => Some(disk),
+            Self::Faulty(disk) => disk.inner_mut().cache(),
+        }
     }
 
     /// Looks at the size now. True: it changed.
@@ -124,6 +179,8 @@ impl AnyDisk {
         match self {
             Self::Ram(_) => false,
             Self::File(disk) => disk.refresh(),
+            Self::Cached(disk) => disk.inner_mut().refresh(),
+            Self::Faulty(disk) => disk.inner_mut().refresh(),
         }
     }
 }

@@ -86,6 +86,8 @@ pub(super) fn open(spec: &FileSpec, read_only: bool) -> Result<Opened, OpenError
     let kind = file.metadata().map_err(failed("stat it"))?.file_type();
     refuse_others(path, kind)?;
     let is_block = kind.is_block_device();
+    let size = size_bytes(&file, is_block).map_err(failed("find out its size"))?;
+    check_range(spec, size)?;
     let locked = lock(spec, &file, read_only)?;
     if is_block && !read_only && !whole {
         // Ranges of one device may be served side by side, so the claim is not kept, only tried.
@@ -94,8 +96,6 @@ pub(super) fn open(spec: &FileSpec, read_only: bool) -> Result<Opened, OpenError
     if created {
         sync_new(path, &file).map_err(failed("make the new file durable"))?;
     }
-    let size = size_bytes(&file, is_block).map_err(failed("find out its size"))?;
-    check_range(spec, size)?;
     let (identity, alignment) = system::identify(&file).map_err(failed("statx it"))?;
     let direct = match spec.direct {
         Direct::Off => Err("switched off".to_owned()),

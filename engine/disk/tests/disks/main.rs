@@ -8,7 +8,9 @@
     reason = "numbers of a test are small"
 )]
 
+mod cached;
 mod driver;
+mod faults;
 mod files;
 mod oracle;
 mod places;
