@@ -293,7 +293,8 @@ impl<D: Backing> Blade<D> {
             operation.is_remembered = true;
         }
         let target = &mut self.targets[number];
-        if !matches!(started, Started::Done(_))
+        // A TRIM may have more to do after what is done at once.
+        if (kind == Kind::Trim || !matches!(started, Started::Done(_)))
             && let Some(range) = &range
         {
             target.ranges.insert(place - target.first_operation, range);
@@ -303,6 +304,9 @@ impl<D: Backing> Blade<D> {
             Started::Done(result) => {
                 operation.stage = Stage::Running;
                 self.on_disk_done(now, place, result);
+                if kind == Kind::Trim {
+                    self.start_queued(now, number);
+                }
             }
             Started::Pending => operation.stage = Stage::Running,
             Started::Busy if blockers > 0 => {
