@@ -11,6 +11,12 @@ use crate::{tables, terminal};
 
 const STYLE: &str = include_str!("page.css");
 
+/// What pages look like, tables and pictures included.
+#[must_use]
+pub fn style() -> String {
+    format!("{STYLE}{}", draw::style())
+}
+
 /// What a report is called.
 #[must_use]
 pub fn title(collection: &Collection) -> String {
@@ -121,9 +127,9 @@ fn write_page(page: &mut String, collection: &Collection) -> fmt::Result {
         page,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{STYLE}{}</style>\n</head>\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}</style>\n</head>\n\
          <body>\n<main>\n<h1>{title}</h1>",
-        draw::style()
+        style()
     )?;
     for (number, comparison) in collection.comparisons.iter().enumerate() {
         let mut table = tables::comparison(comparison);

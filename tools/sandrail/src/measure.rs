@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use sandrail_node::NodeStat;
+pub(crate) use sandrail_report::number::{approximate, duration};
 use serde::{Deserialize, Serialize};
 
 /// A distribution of latencies, in nanoseconds.
@@ -155,33 +156,6 @@ impl WireCounters {
     }
 }
 
-/// The nearest floating-point number.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "rates and plots are shown with few digits"
-)]
-pub(crate) fn approximate(number: u64) -> f64 {
-    number as f64
-}
-
-/// Nanoseconds with three digits and a unit that suits.
-pub(crate) fn duration(ns: u64) -> String {
-    let number = approximate(ns);
-    let (value, unit) = match ns {
-        0..1_000 => return format!("{ns} ns"),
-        1_000..1_000_000 => (number / 1e3, "us"),
-        1_000_000..1_000_000_000 => (number / 1e6, "ms"),
-        _ => (number / 1e9, "s"),
-    };
-    if value < 9.995 {
-        format!("{value:.2} {unit}")
-    } else if value < 99.95 {
-        format!("{value:.1} {unit}")
-    } else {
-        format!("{value:.0} {unit}")
-    }
-}
-
 /// The running kernel's release.
 pub(crate) fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
@@ -191,22 +165,6 @@ pub(crate) fn kernel() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_three_digits() {
-        for (ns, text) in [
-            (0, "0 ns"),
-            (999, "999 ns"),
-            (1_000, "1.00 us"),
-            (83_149, "83.1 us"),
-            (831_490, "831 us"),
-            (8_314_900, "8.31 ms"),
-            (9_996_000, "10.0 ms"),
-            (60_000_000_000, "60.0 s"),
-        ] {
-            assert_eq!(duration(ns), text);
-        }
-    }
 
     #[test]
     fn an_empty_histogram_has_no_percentiles_but_zeros() {

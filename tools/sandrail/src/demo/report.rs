@@ -1,34 +1,19 @@
 //! The demo's report: one HTML page that needs nothing else, for a light or a dark screen.
 
-mod chart;
-
 use std::fmt::{self, Write};
+
+use sandrail_report::collection::Curve;
+use sandrail_report::draw::{Picture, curves};
+use sandrail_report::page::style;
+use sandrail_report::table::{Cell, Table, escape};
 
 use crate::demo::job::{JobReport, Side};
 use crate::demo::{Run, Story};
 use crate::measure::duration;
 
-use chart::Chart;
-
+/// What this page needs beyond a report's.
 const STYLE: &str = "\
-:root { color-scheme: light dark; --ground: #fbfbf9; --ink: #1c1c1a; --soft: #62625c; --line: #dddcd4; --bad: #b3261e }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #191a1c; --ink: #ececea; --soft: #a3a39d; --line: #3a3b3e; --bad: #ff8a80 }
-}
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem }
-h2 { font-size: 1.05rem; margin: 1.75rem 0 .25rem }
-p { margin: .25rem 0; max-width: 60rem }
-.soft { color: var(--soft) }
-.bad { color: var(--bad) }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.5rem }
-svg { width: 100%; height: auto; display: block }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
-th, td { padding: .3rem .75rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line) }
-th { color: var(--soft); font-weight: 500 }
-th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 0 1.5rem }
 ";
 
 /// The whole page.
@@ -49,7 +34,8 @@ fn write_page(page: &mut String, story: &Story) -> fmt::Result {
     )?;
     writeln!(
         page,
-        "<title>Sandrail demo: latencies</title>\n<style>\n{STYLE}</style>\n</head>\n<body>"
+        "<title>Sandrail demo: latencies</title>\n<style>\n{}{STYLE}</style>\n</head>\n<body>\n<main>",
+        style()
     )?;
     writeln!(page, "<h1>{}</h1>", escape(&headline(story)))?;
     writeln!(
@@ -66,14 +52,18 @@ fn write_page(page: &mut String, story: &Story) -> fmt::Result {
     )?;
     writeln!(page, "<div class=\"charts\">")?;
     for (title, side) in sides() {
-        writeln!(page, "<section>\n<h2>{title}</h2>")?;
-        page.push_str(&chart_of(story, side));
-        writeln!(page, "</section>")?;
+        let picture = chart_of(story, title, side);
+        writeln!(
+            page,
+            "<figure>\n<figcaption>{title}</figcaption>\n<div class=\"scroll\" role=\"region\" tabindex=\"0\" \
+             aria-label=\"{title}\">\n{}</div>\n</figure>",
+            picture.to_svg()
+        )?;
     }
     writeln!(page, "</div>")?;
-    write_table(page, story)?;
+    page.push_str(&table(story).to_html());
     write_notes(page, story)?;
-    writeln!(page, "</body>\n</html>")
+    writeln!(page, "</main>\n</body>\n</html>")
 }
 
 type OfReport = fn(&JobReport) -> &Side;
@@ -104,33 +94,29 @@ fn headline(story: &Story) -> String {
     }
 }
 
-fn chart_of(story: &Story, side: OfReport) -> String {
-    let mut chart = Chart::default();
-    for (run, report) in reports(story) {
-        chart.add(
-            format!("{} ({})", run.link, report.mode),
-            &side(report).curve,
-        );
-    }
-    chart.svg()
+fn chart_of(story: &Story, title: &str, side: OfReport) -> Picture {
+    let curves: Vec<Curve> = reports(story)
+        .map(|(run, report)| {
+            let name = format!("{} ({})", run.link, report.mode);
+            (name, side(report).curve.clone())
+        })
+        .collect();
+    curves::picture(title, &curves)
 }
 
-fn write_table(page: &mut String, story: &Story) -> fmt::Result {
-    writeln!(
-        page,
-        "<h2>Percentiles</h2>\n<div class=\"scroll\"><table>\n<tr>"
-    )?;
-    for heading in [
+fn table(story: &Story) -> Table {
+    let head = [
         "", "link", "mode", "p50", "p90", "p99", "p99.9", "max", "samples", "IOPS", "MB/s", "MTU",
-    ] {
-        write!(page, "<th>{heading}</th>")?;
-    }
-    writeln!(page, "</tr>")?;
+    ];
+    let mut table = Table {
+        caption: "Percentiles".to_owned(),
+        head: head.map(str::to_owned).to_vec(),
+        ..Table::default()
+    };
     for (title, side) in sides() {
         for (run, report) in reports(story) {
             let Side { pace, latency, .. } = side(report);
             let cells = [
-                title.to_owned(),
                 run.link.clone(),
                 report.mode.clone(),
                 duration(latency.p50_ns),
@@ -143,14 +129,11 @@ fn write_table(page: &mut String, story: &Story) -> fmt::Result {
                 format!("{:.1}", pace.mb_per_s),
                 report.mtu_bytes.to_string(),
             ];
-            write!(page, "<tr>")?;
-            for cell in cells {
-                write!(page, "<td>{}</td>", escape(&cell))?;
-            }
-            writeln!(page, "</tr>")?;
+            let cells = cells.map(Cell::text).to_vec();
+            table.rows.push((title.to_owned(), cells));
         }
     }
-    writeln!(page, "</table></div>")
+    table
 }
 
 fn write_notes(page: &mut String, story: &Story) -> fmt::Result {
@@ -171,21 +154,6 @@ fn write_notes(page: &mut String, story: &Story) -> fmt::Result {
         }
     }
     Ok(())
-}
-
-/// Text as HTML and SVG take it.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
