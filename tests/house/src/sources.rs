@@ -22,6 +22,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "eventfd, ppoll, clocks and scheduling have no safe form in the standard library",
     ),
     (
+        "tools/blade/src/os.rs",
+        "waiting for signals, locking memory and _exit have no safe form in the standard library",
+    ),
+    (
         "engine/node/tests/doorbell_loom.rs",
         "loom's cells, which tell a race from an ordered access, are read through pointers",
     ),
