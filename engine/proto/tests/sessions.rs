@@ -241,7 +241,11 @@ fn without_a_session_nothing_is_written() {
     for (status, refusal) in [(4, SessionRefusal::Reserved), (5, SessionRefusal::Fenced)] {
         let mut bench = bench();
         speaker(&mut bench).refusal = Some(status);
-        let target = bench.attach();
+        let target = bench
+            .initiator
+            .attach(bench.now, ADDR, PinnedMacs::first_to_answer())
+            .unwrap();
+        bench.run(ms(2500));
         assert_eq!(state(&bench, target), SessionState::Refused(refusal));
         let attaches = speaker(&mut bench).attaches;
         for _ in 0..5 {
@@ -269,6 +273,29 @@ fn without_a_session_nothing_is_written() {
         bench.write(target, 5, 0xbb);
         bench.run(ms(60));
         assert_eq!(bench.result(), Ok(Outcome::Written));
+    }
+}
+
+/// The late copy of an earlier process's attach may make the target take us for the earlier of the two: for a lifetime, being
+/// fenced is not believed, and requests wait.
+#[test]
+fn a_fence_is_believed_after_a_lifetime() {
+    let mut bench = bench();
+    let target = bench.attach();
+    for lasts in [1900, 2200] {
+        speaker(&mut bench).sessions.clear();
+        speaker(&mut bench).refusal = Some(5);
+        bench.write(target, 5, 0xaa);
+        bench.run(ms(lasts));
+        speaker(&mut bench).refusal = None;
+        bench.run(ms(100));
+        let fenced = Err(IoError::NoSession(SessionRefusal::Fenced));
+        let expected = if lasts > 2050 {
+            fenced
+        } else {
+            Ok(Outcome::Written)
+        };
+        assert_eq!(bench.result(), expected);
     }
 }
 

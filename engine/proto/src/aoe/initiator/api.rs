@@ -297,11 +297,6 @@ impl SessionRefusal {
     pub const fn is_reservation(self) -> bool {
         matches!(self, Self::Reserved | Self::Fenced)
     }
-
-    /// Whether it is about to end by itself: the target makes more session numbers durable.
-    pub(crate) const fn passes(self) -> bool {
-        matches!(self, Self::Status(SandrailStatus::NotDurable))
-    }
 }
 
 /// How a shard stands with a target's sessions (S5).

@@ -7,7 +7,7 @@ use sandrail_wire::aoe::{ConfigRepr, Repr};
 use sandrail_wire::ata::SECTOR_BYTES;
 
 use super::Initiator;
-use super::api::{AttachFailure, InterfaceId, Notice, SessionState, TargetId};
+use super::api::{AttachFailure, InterfaceId, Notice, TargetId};
 use super::list::NONE;
 use super::receive::identify_of;
 use super::target::{Phase, Target};
@@ -52,10 +52,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                     .flatten()
                     .any(|path| path.payload_sectors > 0)
                 {
-                    if target.standing == SessionState::Pending {
-                        self.fail_attach(number, self.no_session(number));
-                    } else {
-                        self.complete_attach(number);
+                    match self.no_session(number) {
+                        Some(failure) => self.fail_attach(number, failure),
+                        None => self.complete_attach(number),
                     }
                 } else {
                     self.fail_attach(number, AttachFailure::NoAnswer);

@@ -42,6 +42,8 @@ pub(super) struct Membership {
     pub(super) ask: u16,
     asked_at: Option<Instant>,
     refusal: Option<SessionRefusal>,
+    /// Since when every answer says that this process is fenced.
+    fenced_since: Option<Instant>,
 }
 
 impl Membership {
@@ -51,6 +53,7 @@ impl Membership {
         ask: NONE,
         asked_at: None,
         refusal: None,
+        fenced_since: None,
     };
 
     /// Whether an answer is to come.
@@ -77,6 +80,30 @@ impl Membership {
         }
         let rested_at = self.asked_at.map(|at| at + config.probe_interval);
         self.ask_at = Some(rested_at.map_or(now, |at| at.max(now)));
+    }
+
+    /// An answer came that grants nothing. Some are no last word, and the question is asked again: the target makes more session
+    /// numbers durable; or a late copy of an earlier process's attach made it take us for the earlier life of the two, which it
+    /// believes for as long as a frame lives.
+    fn refuse(&mut self, config: &InitiatorConfig, now: Instant, refusal: SessionRefusal) {
+        self.session = Session::NONE;
+        self.refusal = Some(refusal);
+        let since = match refusal {
+            SessionRefusal::Fenced => *self.fenced_since.get_or_insert(now),
+            _ => {
+                self.fenced_since = None;
+                now
+            }
+        };
+        let doubtful_until = since + config.frame_lifetime + config.probe_interval;
+        let passes = match refusal {
+            SessionRefusal::Status(SandrailStatus::NotDurable) => true,
+            SessionRefusal::Fenced => now < doubtful_until,
+            _ => false,
+        };
+        if passes {
+            self.want_ask(config, now);
+        }
     }
 
     /// The question was given up unanswered.
@@ -292,6 +319,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             Ok(answer) => {
                 path.membership.session = answer.session;
                 path.membership.refusal = None;
+                path.membership.fenced_since = None;
                 // What an earlier process sent with this MAC belongs to sessions that are void now.
                 let quarantined = path.predecessor.take().is_some();
                 if answer.session != self.targets[usize::from(number)].session {
@@ -303,11 +331,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             }
             Err(refusal) => {
                 let was_member = path.membership.session.is_some();
-                path.membership.session = Session::NONE;
-                path.membership.refusal = Some(refusal);
-                if refusal.passes() {
-                    path.membership.want_ask(&self.config, now);
-                }
+                path.membership.refuse(&self.config, now, refusal);
                 if was_member {
                     // What is under way here goes another way, or fails with all the rest.
                     self.begin_anew(now, number);
@@ -528,14 +552,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
     }
 
-    /// Why an attach failed that came to no session in time.
-    pub(super) fn no_session(&self, number: u8) -> AttachFailure {
-        let paths = self.targets[usize::from(number)].paths.iter().flatten();
-        let refusal = paths.filter_map(|path| path.membership.refusal).next();
-        refusal.map_or(
-            AttachFailure::SessionUnanswered,
-            AttachFailure::SessionRefused,
-        )
+    /// Why an attach fails that came to no session in time.
+    pub(super) fn no_session(&self, number: u8) -> Option<AttachFailure> {
+        let target = &self.targets[usize::from(number)];
+        if target.standing != SessionState::Pending {
+            return None;
+        }
+        let mut paths = target.paths.iter().flatten();
+        match paths.find_map(|path| path.membership.refusal) {
+            Some(refusal) if refusal.is_reservation() => None,
+            Some(refusal) => Some(AttachFailure::SessionRefused(refusal)),
+            None => Some(AttachFailure::SessionUnanswered),
+        }
     }
 
     /// The first request in line that may be sent along a path whose MAC is part of no session.
