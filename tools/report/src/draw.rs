@@ -6,6 +6,7 @@ pub mod dots;
 pub mod heat;
 pub mod rates;
 
+pub(crate) use axis::ratio_ends;
 pub(crate) use curves::rarity_names;
 
 use std::fmt::Write;

@@ -207,7 +207,7 @@ pub fn rates(terminal: Terminal, rates: &[Rate]) -> String {
 pub(crate) fn ratio_line(
     terminal: Terminal,
     columns: usize,
-    (from, to): (f64, f64),
+    ends: (f64, f64, bool),
     spread: crate::Spread,
     goal: Option<f64>,
 ) -> String {
@@ -216,8 +216,12 @@ pub(crate) fn ratio_line(
         false => ('-', 'O', '|', '>'),
     };
     let mut letters = vec![' '; columns];
-    let place =
-        |ratio: f64| index((ratio - from) / (to - from) * count_of(columns - 1)).min(columns - 1);
+    let (from, to, logarithmic) = ends;
+    let place = |ratio: f64| {
+        let scaled = |ratio: f64| if logarithmic { ratio.ln() } else { ratio };
+        let share = (scaled(ratio.clamp(from, to)) - scaled(from)) / (scaled(to) - scaled(from));
+        index(share * count_of(columns - 1)).min(columns - 1)
+    };
     letters[place(1.0)] = one;
     letters[place(spread.min)..=place(spread.max)].fill(span);
     if let Some(goal) = goal {
@@ -306,7 +310,7 @@ mod tests {
             max: 1.5,
         };
         assert_eq!(
-            ratio_line(ASCII, 9, (0.0, 2.0), spread, Some(1.75)),
+            ratio_line(ASCII, 9, (0.0, 2.0, false), spread, Some(1.75)),
             "  --O--> "
         );
     }

@@ -1,6 +1,7 @@
 //! Tables, as text and as HTML with the same words in each cell.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 /// A cell: what is shown, and the number behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// As text that is at most so many letters wide, if that is possible: first side by side, else a block for each row.
+    /// As text that is at most so many letters wide, if that is possible: in one table, else in several with some of the
+    /// columns each, else with a block for each row.
     #[must_use]
     pub fn to_text(&self, width: usize) -> String {
         let mut text = String::new();
@@ -45,11 +47,16 @@ impl Table {
             text += &format!("{}\n", clean(&self.caption));
         }
         let widths = self.widths();
-        let whole: usize = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
-        if whole <= width {
-            self.side_by_side(&mut text, &widths);
-        } else {
-            self.stacked(&mut text);
+        match columns_in(width, &widths) {
+            Some(parts) => {
+                for (number, part) in parts.into_iter().enumerate() {
+                    if number > 0 {
+                        text.push('\n');
+                    }
+                    self.side_by_side(&mut text, &widths, part);
+                }
+            }
+            None => self.stacked(&mut text),
         }
         if !self.note.is_empty() {
             text += &format!("{}\n", clean(&self.note));
@@ -70,22 +77,24 @@ impl Table {
         widths
     }
 
-    fn side_by_side(&self, out: &mut String, widths: &[usize]) {
-        let mut line = |texts: &mut dyn Iterator<Item = &str>| {
-            let mut line = String::new();
-            for (place, (text, width)) in texts.zip(widths).enumerate() {
-                let room = " ".repeat(width.saturating_sub(wide(text)));
-                match place {
-                    0 => line += &format!("{}{room}", clean(text)),
-                    _ => line += &format!("  {room}{}", clean(text)),
-                }
+    /// Some of the columns, behind the rows' headings; rows that have nothing in them are left out.
+    fn side_by_side(&self, out: &mut String, widths: &[usize], part: Range<usize>) {
+        let mut line = |heading: &str, texts: &[&str]| {
+            let first = widths.first().copied().unwrap_or(0);
+            let mut line = format!("{}{}", clean(heading), padding(heading, first));
+            for (text, width) in texts.iter().zip(&widths[part.clone()]) {
+                line += &format!("  {}{}", padding(text, *width), clean(text));
             }
             let _ = writeln!(out, "{}", line.trim_end());
         };
-        line(&mut self.head.iter().map(String::as_str));
+        let heads: Vec<&str> = self.head[part.clone()].iter().map(String::as_str).collect();
+        line(self.head.first().map_or("", String::as_str), &heads);
         for (heading, cells) in &self.rows {
             let texts = cells.iter().map(|cell| cell.text.as_str());
-            line(&mut [heading.as_str()].into_iter().chain(texts));
+            let texts: Vec<&str> = texts.skip(part.start - 1).take(part.len()).collect();
+            if texts.iter().any(|text| !text.is_empty()) {
+                line(heading, &texts);
+            }
         }
     }
 
@@ -138,6 +147,34 @@ impl Table {
         }
         html
     }
+}
+
+/// Columns that fit into a line each with the rows' headings before them; none if there is one that does not.
+fn columns_in(width: usize, widths: &[usize]) -> Option<Vec<Range<usize>>> {
+    let (first, rest) = widths.split_first()?;
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut used = width + 1;
+    for (column, own) in (1..).zip(rest) {
+        match parts.last_mut() {
+            Some(part) if used + 2 + own <= width => {
+                part.end = column + 1;
+                used += 2 + own;
+            }
+            _ => {
+                parts.push(column..column + 1);
+                used = first + 2 + own;
+            }
+        }
+        if used > width {
+            return None;
+        }
+    }
+    Some(parts)
+}
+
+/// What a text lacks to be so wide.
+fn padding(text: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(wide(text)))
 }
 
 /// Letters of a text; none of those that are used here is wider than one column.
@@ -206,10 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn narrow_terminals_get_a_block_a_row() {
+    fn narrower_terminals_get_several_tables() {
         let text = table().to_text(20);
+        let expected = "a <table>\n         one\np50  83.1 us\np99     9 ms\n\n     another\np50   1\u{fffd}[31m\na note\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn narrow_terminals_get_a_block_a_row() {
+        let mut table = table();
+        "a long heading".clone_into(&mut table.rows[0].0);
+        let text = table.to_text(20);
         assert!(
-            text.contains("p50\n  one      83.1 us\n  another  1"),
+            text.contains("a long heading\n  one      83.1 us\n  another  1"),
             "{text}"
         );
         assert!(

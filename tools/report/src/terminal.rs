@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use crate::collection::{Collection, Curve, curve};
+use crate::draw::ratio_ends;
+use crate::number::three_digits;
 use crate::plot::{self, Terminal};
 use crate::result::{Comparison, Row};
 use crate::table::clean;
@@ -114,14 +116,15 @@ fn compared(comparison: &Comparison, terminal: Terminal) -> String {
     let goals = rows.iter().filter_map(|row| comparison.goal_of(row));
     let ratios = rows.iter().filter_map(|row| row.ratio());
     let ends = ratios.flat_map(|ratio| [ratio.min, ratio.max]).chain(goals);
-    let (from, to) = ends.fold((0.9_f64, 1.1_f64), |(from, to), ratio| {
+    let (from, to) = ends.fold((1.0_f64, 1.0_f64), |(from, to), ratio| {
         (from.min(ratio), to.max(ratio))
     });
+    let ends = ratio_ends(from, to);
     let columns = terminal.width.saturating_sub(4).clamp(20, 72);
     for row in rows {
         let Some(ratio) = row.ratio() else { continue };
         let goal = comparison.goal_of(row);
-        let line = plot::ratio_line(terminal, columns, (from, to), ratio, goal);
+        let line = plot::ratio_line(terminal, columns, ends, ratio, goal);
         let _ = write!(part, "\n{}\n  {}\n", clean(&row.metric), line.trim_end());
     }
     if comparison.rows.iter().any(|row| row.ratio().is_some()) {
@@ -129,10 +132,14 @@ fn compared(comparison: &Comparison, terminal: Terminal) -> String {
             true => ('\u{2502}', '\u{25cf}', '\u{25b7}'),
             false => ('|', 'O', '>'),
         };
-        let _ = writeln!(
-            part,
-            "\nRatios from {from:.2} to {to:.2}: {median} the median, {one} the rival's 1, {goal} the goal"
+        let scale = if ends.2 { ", logarithmic" } else { "" };
+        let words = format!(
+            "{} to {}{scale}; {median} median, {one} the rival's 1, {goal} goal",
+            three_digits(ends.0),
+            three_digits(ends.1)
         );
+        part.push('\n');
+        part += &facts(&[("ratios", words)], terminal.width);
     }
     part
 }

@@ -25,6 +25,30 @@ impl Axis {
         }
     }
 
+    /// For ratios: linear where they are near to each other, else logarithmic with ends at 1, 2 or 5 of some power of ten.
+    pub(crate) fn ratios(from: f64, to: f64, begin: f64, end: f64) -> Self {
+        let (from, to, logarithmic) = ratio_ends(from, to);
+        Self {
+            from,
+            to,
+            begin,
+            end,
+            logarithmic,
+        }
+    }
+
+    /// Round ratios within, and no more than there is room for.
+    pub(crate) fn round_ratios(&self) -> Vec<f64> {
+        if !self.logarithmic {
+            return self.round_numbers(8.0);
+        }
+        let tens_only = self.to / self.from > 1001.0;
+        ratio_steps()
+            .filter(|step| *step >= self.from * 0.999 && *step <= self.to * 1.001)
+            .filter(|step| !tens_only || (step.log10() - step.log10().round()).abs() < 1e-9)
+            .collect()
+    }
+
     /// For latencies of at least `least` and at most `most` nanoseconds, with ends at 1, 2 or 5 of some power of ten.
     pub(crate) fn latency(least: u64, most: u64, begin: f64, end: f64) -> Self {
         let (least, most) = (
@@ -78,6 +102,28 @@ impl Axis {
             .take_while(|number| *number <= self.to + step * 1e-9)
             .collect()
     }
+}
+
+/// Where an axis for these ratios begins and ends, and whether it is logarithmic.
+pub(crate) fn ratio_ends(from: f64, to: f64) -> (f64, f64, bool) {
+    // What is slower by more than this cannot be told from standing still.
+    let from = from.max(to / 1e6).max(1e-9);
+    if to / from > 4.0 {
+        let low = ratio_steps().rfind(|step| *step <= from * (1.0 + 1e-9));
+        let high = ratio_steps().find(|step| *step >= to * (1.0 - 1e-9));
+        return (low.unwrap_or(from), high.unwrap_or(to), true);
+    }
+    let step = step_of((to - from).max(0.05) / 8.0);
+    let (low, high) = (
+        (from / step + 1e-6).floor() * step,
+        (to / step - 1e-6).ceil() * step,
+    );
+    (low.max(0.0), high.max(low + step), false)
+}
+
+/// 1, 2, 5, 10, ... and their parts, for ratios.
+fn ratio_steps() -> impl DoubleEndedIterator<Item = f64> {
+    (-10..16).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10_f64.powi(power)))
 }
 
 /// 1, 2, 5, 10, ... nanoseconds, up to some thousand years.
@@ -146,6 +192,34 @@ mod tests {
         assert!((axis.at(1.0) - 200.0).abs() < 1e-9 && axis.at(1e12).abs() < 1e-9);
         let flat = Axis::linear(3.0, 3.0, 0.0, 10.0);
         assert!(flat.at(3.0).is_finite());
+    }
+
+    #[test]
+    fn ratios_far_apart_are_drawn_logarithmically() {
+        assert_eq!(ratio_ends(0.75, 8.3), (0.5, 10.0, true));
+        let (from, to, logarithmic) = ratio_ends(0.82, 1.13);
+        assert!(
+            (from - 0.8).abs() < 1e-9 && (to - 1.15).abs() < 1e-9 && !logarithmic,
+            "{from} {to}"
+        );
+        assert_eq!(
+            Axis::ratios(0.75, 8.3, 0.0, 1.0).round_ratios(),
+            [0.5, 1.0, 2.0, 5.0, 10.0]
+        );
+        for (from, to) in [
+            (1.0, 1.0),
+            (0.0, 0.0),
+            (0.0, 1.0),
+            (1e-300, 1e300),
+            (0.0, 1e308),
+        ] {
+            let axis = Axis::ratios(from, to, 0.0, 1.0);
+            let ratios = axis.round_ratios();
+            assert!(
+                axis.at(1.0).is_finite() && ratios.len() < 30,
+                "{from} to {to}: {ratios:?}"
+            );
+        }
     }
 
     #[test]

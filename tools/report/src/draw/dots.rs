@@ -1,6 +1,6 @@
 //! Ratios of a comparison: every round a dot, their range a line, the median a bar, the goal a mark.
 
-use super::axis::{Axis, name, step_of};
+use super::axis::{Axis, name};
 use super::{Anchor, Picture, WIDTH, shortened, width_of};
 use crate::number::{count_of, three_digits};
 use crate::result::{Comparison, Row};
@@ -31,7 +31,7 @@ pub fn picture(title: &str, comparison: &Comparison) -> Option<Picture> {
     let bottom = top + ROW_HEIGHT * count_of(rows.len());
     let x = axis(comparison, &rows, left);
     picture.text("t strong", Anchor::End, WIDTH - 4.0, 16.0, "median ratio");
-    for number in x.round_numbers(8.0) {
+    for number in x.round_ratios() {
         let at = x.at(number);
         picture.line("grid", (at, top), (at, bottom));
         picture.text("t", Anchor::Middle, at, bottom + 20.0, &name(number));
@@ -58,12 +58,7 @@ fn axis(comparison: &Comparison, rows: &[&Row], left: f64) -> Axis {
         .fold((1.0, 1.0), |(from, to): (f64, f64), ratio| {
             (from.min(ratio), to.max(ratio))
         });
-    let step = step_of((to - from).max(0.05) / 8.0);
-    let (from, to) = (
-        (from / step + 1e-6).floor() * step,
-        (to / step - 1e-6).ceil() * step,
-    );
-    Axis::linear(from.max(0.0), to, left, RIGHT)
+    Axis::ratios(from, to, left, RIGHT)
 }
 
 fn one(picture: &mut Picture, comparison: &Comparison, row: &Row, x: Axis, y: f64) {
