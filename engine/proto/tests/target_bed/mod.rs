@@ -316,8 +316,22 @@ impl Bed {
 
     /// The session of an attach.
     pub fn session(&mut self, src: MacAddr, incarnation: u64, shard: u8) -> u16 {
-        let reply = self.ask(&attach(src, 5, incarnation, shard));
-        assert_eq!(reply[30], 0, "status of {}", text(&reply));
+        self.session_after(src, incarnation, shard, 0)
+    }
+
+    /// The same, where `others` more answers come.
+    pub fn session_after(
+        &mut self,
+        src: MacAddr,
+        incarnation: u64,
+        shard: u8,
+        others: usize,
+    ) -> u16 {
+        self.give(&attach(src, 5, incarnation, shard));
+        let replies = self.replies();
+        assert_eq!(replies.len(), 1 + others);
+        let reply = replies.iter().find(|reply| reply[19] == 0xf0).unwrap();
+        assert_eq!(reply[30], 0, "status of {}", text(reply));
         u16::from_be_bytes([reply[44], reply[45]])
     }
 
