@@ -7,6 +7,7 @@ mod control;
 mod cores;
 mod disk;
 mod drill;
+mod events;
 mod man;
 mod notify;
 mod os;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
 
 fn serve(args: &ServeArgs) -> Result<ExitCode> {
     log(args.verbose);
-    let plan = Plan::new(args.settings()?)?;
+    let plan = Plan::new(args.settings()?, args.check)?;
     if args.check {
         println!("{}", plan.describe());
         return Ok(ExitCode::SUCCESS);

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
@@ -11,6 +11,7 @@ use sandrail_node::clock;
 use sandrail_proto::aoe::target::{
     Blade, BladeConfig, ForceSet, InterfaceConfig, PersistentState, SessionRule, TargetConfig,
 };
+use sandrail_wire::TargetAddr;
 use sandrail_wire::ata::IdentifyString;
 
 use crate::control::server::{self, ControlSocket};
@@ -19,6 +20,7 @@ use crate::cores::route::Homes;
 use crate::cores::{Core, CoreParts, Target};
 use crate::disk::ServedDisk;
 use crate::drill::DrillLink;
+use crate::events::{self, CoreEvent};
 use crate::notify::notify;
 use crate::plane::{Grips, LinkSwitch, Plane};
 use crate::ports::{self, Ports};
@@ -38,14 +40,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Checks settings, files and states.
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
+    /// Checks settings, files and states. With `only_look` the folder of states may be in use, and is not made.
+    pub(crate) fn new(settings: Settings, only_look: bool) -> Result<Self> {
         let exports = check(&settings)?;
-        let states = settings
-            .state_dir
-            .as_deref()
-            .map(StateDir::open)
-            .transpose()?;
+        let states = match settings.state_dir.as_deref() {
+            None => None,
+            Some(dir) if only_look => Some(StateDir::look(dir)),
+            Some(dir) => Some(StateDir::open(dir)?),
+        };
         let mut chance = fastrand::Rng::with_seed(random_seed());
         let seed = settings.seed.unwrap_or_else(|| chance.u64(..));
         let mut persistent = Vec::with_capacity(exports.len());
@@ -96,6 +98,15 @@ impl Plan {
         self.settings.cores.as_ref().map_or(1, Vec::len)
     }
 
+    /// Addresses of each core's targets, in its machine's order.
+    fn targets_by_core(&self) -> Vec<Vec<TargetAddr>> {
+        let of_core = |core| {
+            let own = self.exports.iter().filter(move |one| one.home == core);
+            own.map(|one| one.export.addr).collect()
+        };
+        (0..self.cores()).map(of_core).collect()
+    }
+
     fn target_config(&self, place: usize) -> TargetConfig {
         let export = &self.exports[place].export;
         let mut config = TargetConfig::new(export.addr);
@@ -138,7 +149,7 @@ pub(crate) fn run(mut plan: Plan) -> Result<ExitCode> {
     plan.warn();
     // Threads inherit it, so it comes before all of them.
     os::hold_stops().context("holding back SIGTERM and SIGINT")?;
-    die_with_any_thread();
+    die_with_any_serving_thread();
     let memory = lock_memory(plan.settings.lock_memory)?;
     let cores = plan.cores();
     let mut opened = ports::open(&plan.settings, cores)?;
@@ -158,7 +169,9 @@ pub(crate) fn run(mut plan: Plan) -> Result<ExitCode> {
         }
         None => (None, None),
     };
-    let (cores, grips) = build_cores(&plan, &hub, &mut opened, keeper)?;
+    let (events, events_thread) =
+        events::start(plan.targets_by_core()).context("starting a thread")?;
+    let (cores, grips) = build_cores(&plan, &hub, &mut opened, Outlets { keeper, events })?;
     let socket = plan
         .settings
         .control
@@ -178,7 +191,8 @@ pub(crate) fn run(mut plan: Plan) -> Result<ExitCode> {
     let signal = os::wait_for_stop();
     tracing::info!(signal, "ends");
     notify("STOPPING=1");
-    end(&hub, threads, keeper_thread, opened)
+    let others = keeper_thread.into_iter().chain([events_thread]).collect();
+    end(&hub, threads, others, opened)
 }
 
 /// Locks memory if it can or must be; in words whether it is.
@@ -199,12 +213,25 @@ fn lock_memory(wanted: LockMemory) -> Result<&'static str> {
 }
 
 /// A core whose thread is gone would leave its targets silent for ever; better that somebody starts the whole anew.
-fn die_with_any_thread() {
+fn die_with_any_serving_thread() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         before(info);
-        std::process::abort();
+        // Clients of the control socket have threads of their own, which nobody waits for.
+        let thread = thread::current();
+        if !thread
+            .name()
+            .is_some_and(|name| name.starts_with("control"))
+        {
+            std::process::abort();
+        }
     }));
+}
+
+/// Where cores send what takes time.
+struct Outlets {
+    keeper: Option<Sender<Job>>,
+    events: SyncSender<CoreEvent>,
 }
 
 /// Machines and loops, in the order of the cores, and the switches of all links' faults.
@@ -212,7 +239,7 @@ fn build_cores(
     plan: &Plan,
     hub: &Arc<Hub>,
     opened: &mut Ports,
-    keeper: Option<Sender<Job>>,
+    outlets: Outlets,
 ) -> Result<(Vec<Core>, Grips)> {
     let settings = &plan.settings;
     let interfaces: Vec<InterfaceConfig> = opened
@@ -265,7 +292,8 @@ fn build_cores(
             links,
             blade,
             targets,
-            keeper: keeper.clone(),
+            keeper: outlets.keeper.clone(),
+            events: outlets.events.clone(),
             idle: settings.idle,
             pin_to: settings.cores.as_ref().map(|cores| cores[number]),
         }));
@@ -329,7 +357,7 @@ fn announce(plan: &Plan) {
 fn end(
     hub: &Hub,
     threads: Vec<JoinHandle<bool>>,
-    keeper: Option<JoinHandle<()>>,
+    others: Vec<JoinHandle<()>>,
     opened: Ports,
 ) -> Result<ExitCode> {
     for core in 0..hub.cores.len() {
@@ -343,10 +371,9 @@ fn end(
             .join()
             .map_err(|_| anyhow!("a core's thread ended early"))?;
     }
-    if let Some(keeper) = keeper {
-        keeper
-            .join()
-            .map_err(|_| anyhow!("the thread that keeps states ended early"))?;
+    // What the cores handed them is written before they end.
+    for thread in others {
+        thread.join().map_err(|_| anyhow!("a thread ended early"))?;
     }
     // The links went with their cores; with the last port the steering program goes.
     drop(opened);

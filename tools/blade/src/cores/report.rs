@@ -1,8 +1,8 @@
 //! What a core tells: its status, and what happened to its targets.
 
 use sandrail_link::fault::Direction;
+use sandrail_proto::aoe::target::TargetIndex;
 use sandrail_proto::aoe::target::backing::{Backing, Durability};
-use sandrail_proto::aoe::target::{BladeEvent, TargetIndex};
 
 use super::status::{self, CoreStatus, LinkStatus, TargetStatus};
 use super::turn::Core;
@@ -36,6 +36,7 @@ impl Core {
             crossed_in: counters.crossed_in,
             crossing_full: counters.crossing_full,
             tx_refused: counters.tx_refused,
+            events_lost: counters.events_lost,
             frames: status::nonzero(self.blade.counters().iter()),
             requests_open: self.blade.held().requests,
             links: self.link_status(),
@@ -90,82 +91,11 @@ impl Core {
         })
     }
 
-    /// Tells the log what happened, never more than one line an event, and none for a frame.
-    pub(super) fn log_events(&mut self) {
+    /// Hands on what happened. The log may block its writer, which no polling core can bear.
+    pub(super) fn events_out(&mut self) {
         while let Some(event) = self.blade.poll_event() {
-            self.log_event(&event);
-        }
-    }
-
-    fn log_event(&self, event: &BladeEvent) {
-        let name = |index: &TargetIndex| {
-            let target = self.targets.get(usize::from(index.0));
-            target.map_or_else(String::new, |target| target.addr.to_string())
-        };
-        match event {
-            BladeEvent::SessionOpened {
-                target,
-                session,
-                mac,
-                shard,
-                incarnation,
-            } => tracing::info!(
-                target = name(target), ?session, %mac, shard, incarnation = format!("{incarnation:016x}"), "session opened"
-            ),
-            BladeEvent::SessionVoided {
-                target,
-                session,
-                why,
-            } => {
-                tracing::info!(target = name(target), ?session, ?why, "session void");
-            }
-            BladeEvent::Reserved {
-                target,
-                by,
-                epoch,
-                members,
-            } => {
-                tracing::info!(target = name(target), %by, epoch, members, "reserved");
-            }
-            BladeEvent::ForcedSet {
-                target,
-                by,
-                members,
-            } => {
-                tracing::warn!(target = name(target), %by, members, "reservation replaced by force");
-            }
-            BladeEvent::SetRefused { target, by, epoch } => {
-                tracing::warn!(target = name(target), %by, epoch, "change of the reservation refused");
-            }
-            BladeEvent::Fenced {
-                target,
-                mac,
-                incarnation,
-            } => tracing::warn!(
-                target = name(target), %mac, incarnation = format!("{incarnation:016x}"), "fenced"
-            ),
-            BladeEvent::MaskEdited {
-                target,
-                by,
-                members,
-            } => {
-                tracing::info!(target = name(target), %by, members, "mask edited");
-            }
-            BladeEvent::ConfigSet { target, by } => {
-                tracing::info!(target = name(target), %by, "config string set");
-            }
-            BladeEvent::Resized { target, sectors } => {
-                tracing::info!(target = name(target), sectors, "size changed");
-            }
-            BladeEvent::NotDurable { target } => {
-                tracing::error!(
-                    target = name(target),
-                    "a change was refused: it could not be made durable"
-                );
-            }
-            BladeEvent::DiskFailed { target, error } => {
-                tracing::error!(target = name(target), %error, "the disk fails");
-            }
+            let told = self.events.try_send((self.number, event));
+            self.counters.events_lost += u64::from(told.is_err());
         }
     }
 }

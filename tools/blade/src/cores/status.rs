@@ -27,6 +27,8 @@ pub(crate) struct CoreStatus {
     pub(crate) crossing_full: u64,
     /// Frames that a link refused.
     pub(crate) tx_refused: u64,
+    /// Events that the log did not take in time.
+    pub(crate) events_lost: u64,
     /// Frames by what became of them; those that are zero are left out.
     pub(crate) frames: Counters,
     /// Requests of all initiators under way.

@@ -1,7 +1,7 @@
 //! One core's loop: receive burst, frames from other cores, disks, timers, commands, transmit burst, one kick.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 
 use sandrail_node::waiting::PollSet;
 use sandrail_node::{Idle, clock};
@@ -16,6 +16,7 @@ use super::hub::{Command, Hub};
 use super::route::{Homes, Route};
 use crate::disk::ServedDisk;
 use crate::drill::DrillLink;
+use crate::events::CoreEvent;
 use crate::state::keeper::{Job, Saved};
 
 /// Frames received, sent, or taken from others for one link in a turn at most.
@@ -50,6 +51,7 @@ pub(super) struct LoopCounters {
     pub(super) crossed_in: u64,
     pub(super) crossing_full: u64,
     pub(super) tx_refused: u64,
+    pub(super) events_lost: u64,
 }
 
 /// What a core is made of.
@@ -63,6 +65,8 @@ pub(crate) struct CoreParts {
     pub(crate) targets: Vec<Target>,
     /// Where states are made durable; `None`: nowhere.
     pub(crate) keeper: Option<Sender<Job>>,
+    /// Where events are written to the log.
+    pub(crate) events: SyncSender<CoreEvent>,
     pub(crate) idle: Idle,
     pub(crate) pin_to: Option<usize>,
 }
@@ -78,6 +82,7 @@ pub(crate) struct Core {
     pub(super) blade: Blade<ServedDisk>,
     pub(super) targets: Vec<Target>,
     keeper: Option<Sender<Job>>,
+    pub(super) events: SyncSender<CoreEvent>,
     pub(super) idle: Idle,
     pub(super) pin_to: Option<usize>,
     pub(super) counters: LoopCounters,
@@ -113,6 +118,7 @@ impl Core {
             blade: parts.blade,
             targets: parts.targets,
             keeper: parts.keeper,
+            events: parts.events,
             idle: parts.idle,
             pin_to: parts.pin_to,
             counters: LoopCounters::default(),
@@ -141,7 +147,7 @@ impl Core {
             port.link.flush(now);
         }
         busy |= self.states_out(now);
-        self.log_events();
+        self.events_out();
         self.counters.turns += 1;
         self.counters.busy_turns += u64::from(busy);
         self.now = clock::now();

@@ -79,8 +79,8 @@ pub(crate) enum StateError {
 #[derive(Debug)]
 pub(crate) struct StateDir {
     dir: PathBuf,
-    /// Locked while the process lives.
-    _lock: File,
+    /// Locked while the process lives; `None`: only looked at.
+    _lock: Option<File>,
 }
 
 impl StateDir {
@@ -113,8 +113,16 @@ impl StateDir {
         }
         Ok(Self {
             dir: dir.to_owned(),
-            _lock: lock,
+            _lock: Some(lock),
         })
+    }
+
+    /// The folder, without making or locking it: for a look.
+    pub(crate) fn look(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            _lock: None,
+        }
     }
 
     fn path(&self, addr: TargetAddr) -> PathBuf {

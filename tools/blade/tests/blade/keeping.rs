@@ -185,3 +185,55 @@ fn without_a_folder_it_says_what_it_will_forget() {
     );
     assert_eq!(target_status(&blade, "e7.3")["persistent"], false);
 }
+
+#[test]
+fn a_change_that_cannot_be_made_durable_is_refused() {
+    if !possible("a_change_that_cannot_be_made_durable_is_refused") {
+        return;
+    }
+    let lab = lab(1);
+    let state = lab.folder().unwrap().join("state");
+    let serving = options()
+        .export("e7.3", "ram:1M")
+        .state_dir(&state)
+        .args(["--link", "packet"]);
+    let blade = lab.blade(serving).unwrap();
+    let mut station = Station::new(&lab);
+    let target = station.attach("e7.3");
+    let client = &mut station.client;
+    client
+        .config(target, ConfigCommand::ForceSet, b"before")
+        .unwrap();
+    // Whoever looks at a running blade's settings and state disturbs nobody.
+    let look = lab
+        .command(Side::Target, BLADE)
+        .args(["--check", "-i", "san1", "-e", "e7.3=ram:1M", "--state-dir"])
+        .arg(&state)
+        .output()
+        .unwrap();
+    assert!(look.status.success(), "{look:?}");
+
+    fs::rename(&state, state.with_extension("gone")).unwrap();
+    let own = MacAddr(lab.mac(Side::Initiator).0);
+    client
+        .config(target, ConfigCommand::ForceSet, b"after")
+        .unwrap_err();
+    client
+        .reserve(target, ReserveCommand::Set, &[own])
+        .unwrap_err();
+    assert!(
+        blade.output().contains("the state is not durable"),
+        "{}",
+        blade.output()
+    );
+    // The folder is back: so are changes.
+    fs::rename(state.with_extension("gone"), &state).unwrap();
+    client
+        .config(target, ConfigCommand::ForceSet, b"again")
+        .unwrap();
+    let kept = fs::read_to_string(state.join("e7.3.state")).unwrap();
+    assert!(
+        kept.contains("616761696e"),
+        "`again` in hexadecimal: {kept}"
+    );
+}
