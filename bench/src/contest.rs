@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use sandrail_lab::{Blade, BladeOptions, Lab, Side};
+use sandrail_lab::{Lab, Side};
 use sandrail_link::packet::PacketLink;
 use sandrail_link::xdp::XdpLink;
 use sandrail_link::{Link, LinkCounters};
@@ -17,6 +17,7 @@ use sandrail_report::Histogram;
 use sandrail_wire::{MacAddr, TargetAddr};
 
 use crate::awake::Awake;
+use crate::blade_site::BladeSite;
 use crate::costs::{self, CallCounter};
 use crate::driver::Span;
 use crate::echo::{EchoConfig, FarEnd, NearEnd};
@@ -378,37 +379,13 @@ impl Contend for OverNbd {
     }
 }
 
-/// Our target, on a lab of its own.
-struct BladeSite {
-    // Dropped before the lab.
-    blade: Blade,
-    lab: Lab,
-}
-
-impl BladeSite {
-    const ADDR: TargetAddr = TargetAddr { shelf: 7, slot: 3 };
-
-    fn new(setting: Setting, link: &str) -> anyhow::Result<Self> {
-        let lab = site::wire()?;
-        let options = BladeOptions::find()?
-            .export("e7.3", &format!("ram:{}", setting.sectors * 512))
-            .args(["--link", link, "--cores", &setting.far_core.to_string()]);
-        let blade = lab.blade(options)?;
-        Ok(Self { blade, lab })
-    }
-
-    fn target(&self) -> (TargetAddr, MacAddr) {
-        (Self::ADDR, MacAddr(self.lab.mac(Side::Target).0))
-    }
-}
-
 impl Target for BladeSite {
     fn pid(&self) -> u32 {
-        self.blade.pid()
+        Self::pid(self)
     }
 
     fn ended(&self) -> Option<String> {
-        (!self.blade.is_running()).then(|| self.blade.output())
+        Self::ended(self)
     }
 
     /// It polls while there is something to do, and sleeps a while after the last frame.
@@ -418,10 +395,11 @@ impl Target for BladeSite {
 }
 
 fn with_blade<L: Open>(setting: Setting, way: Way) -> anyhow::Result<Box<dyn Contend>> {
-    let site = BladeSite::new(setting, &way.to_string())?;
-    let interface = site.lab.interface(Side::Initiator);
+    let core = setting.far_core;
+    let site = BladeSite::new(setting.sectors, core, &way.to_string())?;
+    let interface = site.lab().interface(Side::Initiator);
     let link = site
-        .lab
+        .lab()
         .enter(Side::Initiator, || L::open(way, interface))??;
     let target = site.target();
     Ok(Box::new(Engine::new(setting, link, target, site)?))

@@ -35,6 +35,23 @@ pub fn threads_cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(sum)
 }
 
+/// Processor time of this process's living threads whose names begin so.
+///
+/// # Errors
+/// There is no such account.
+pub fn named_threads_cpu(prefix: &str) -> anyhow::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for task in fs::read_dir("/proc/self/task").context("read /proc/self/task")? {
+        let path = task?.path();
+        // A thread may end between the two.
+        let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+        if name.starts_with(prefix) {
+            sum += schedstat(&path.join("schedstat")).unwrap_or_default();
+        }
+    }
+    Ok(sum)
+}
+
 fn schedstat(path: &Path) -> anyhow::Result<Duration> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let first = text.split_whitespace().next().unwrap_or_default();

@@ -7,6 +7,7 @@
 pub mod arrivals;
 pub mod awake;
 pub mod blade;
+pub mod blade_site;
 pub mod contest;
 pub mod costs;
 pub mod driver;
@@ -21,6 +22,8 @@ pub mod report;
 pub mod rival;
 pub mod site;
 pub mod stamp;
+pub mod text;
+pub mod threads;
 pub mod waiter;
 pub mod workload;
 pub mod zipf;

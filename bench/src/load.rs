@@ -18,11 +18,11 @@ use crate::waiter::Waiter;
 use crate::workload::Io;
 
 /// How long an attach may take.
-const ATTACH_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ATTACH_WITHIN: Duration = Duration::from_secs(10);
 /// Every I/O ends within this.
 const IO_WITHIN: Duration = Duration::from_secs(5);
 /// What an open loop has begun late, and what is under way, may take so much longer than the run.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// Turns between two looks at the clock.
 const TURNS_A_CLOCK: u64 = 32;
 
@@ -152,12 +152,27 @@ impl<L: Link> OnShard<L> {
         target: (TargetAddr, MacAddr),
         load: &LoadConfig,
     ) -> anyhow::Result<Self> {
+        let pinned = PinnedMacs::new(&[target.1]).context("one MAC is few enough")?;
+        Self::pinned(config, link, target.0, pinned, load)
+    }
+
+    /// The same with any MACs, or the first that answers.
+    ///
+    /// # Errors
+    /// As for [`OnShard::new`].
+    pub fn pinned(
+        config: &NodeConfig,
+        link: L,
+        addr: TargetAddr,
+        pinned: PinnedMacs,
+        load: &LoadConfig,
+    ) -> anyhow::Result<Self> {
         let config = fit(config.clone(), load, 1);
         let (node, shards) = Node::assemble(&config, vec![vec![link]])?;
         let mut shard = shards.into_iter().next().context("one link, one shard")?;
-        let handle = attach_while_turning(&node, &mut shard, target)?;
+        let handle = attach_while_turning(&node, &mut shard, addr, pinned)?;
         let disk = ClientDisk::new(&node, handle, load.depth)?;
-        let driver = disk.driver(load, target.0)?;
+        let driver = disk.driver(load, addr)?;
         Ok(Self {
             shard,
             node,
@@ -254,6 +269,12 @@ impl<L: Link> OnShard<L> {
         Ok(ran)
     }
 
+    /// Blocks that were checked so far.
+    #[must_use]
+    pub fn checked(&self) -> u64 {
+        self.driver.checked()
+    }
+
     /// One turn of the shard and of the load; how many I/Os ended.
     ///
     /// # Errors
@@ -297,9 +318,9 @@ impl<L: Link> OnShard<L> {
 fn attach_while_turning<L: Link>(
     node: &Node,
     shard: &mut Shard<L>,
-    (addr, mac): (TargetAddr, MacAddr),
+    addr: TargetAddr,
+    pinned: PinnedMacs,
 ) -> anyhow::Result<TargetHandle> {
-    let pinned = PinnedMacs::new(&[mac]).context("one MAC is few enough")?;
     std::thread::scope(|scope| {
         let attach = scope.spawn(|| node.attach(addr, pinned, ATTACH_WITHIN));
         while !attach.is_finished() {

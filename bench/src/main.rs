@@ -3,6 +3,7 @@
 mod block;
 mod initiator;
 mod kicks;
+mod load_command;
 mod packet;
 mod solo;
 
@@ -29,6 +30,8 @@ enum Bench {
     Initiator(initiator::Options),
     /// System calls, polls and yields an I/O; fails when they exceed sane bounds
     Kicks(kicks::Options),
+    /// A load of any make-up on any target
+    Load(Box<load_command::Options>),
     /// AF_PACKET: rings against sendmmsg and recvmmsg, on a bare echo
     Packet(packet::Options),
     /// One contender alone, for a profiler
@@ -134,6 +137,10 @@ fn main() -> anyhow::Result<()> {
         Bench::Block(options) => block::run(&options),
         Bench::Initiator(options) => initiator::run(&options),
         Bench::Kicks(options) => kicks::run(&options),
+        Bench::Load(options) => {
+            load_command::settle(&options)?;
+            load_command::run(&options)
+        }
         Bench::Packet(options) => packet::run(&options),
         Bench::Solo(options) => solo::run(&options),
     }

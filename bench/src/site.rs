@@ -237,6 +237,12 @@ impl Site {
             .with_context(|| format!("open {way}"))
     }
 
+    /// The lab that it is in.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     /// The target's process.
     #[must_use]
     pub fn pid(&self) -> u32 {
