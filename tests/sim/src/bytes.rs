@@ -71,6 +71,89 @@ pub struct Ata {
     pub command: u8,
     /// Address.
     pub lba: u64,
+    /// The session that our own initiators and targets put into the two reserved bytes.
+    pub session: u16,
+}
+
+/// The command of our own initiators and targets.
+pub const VENDOR: u8 = 0xf0;
+/// Its operations.
+pub const HELLO: u8 = 0;
+/// Asks for a session.
+pub const ATTACH: u8 = 1;
+/// Reserves by epoch.
+pub const RESERVE: u8 = 2;
+
+/// What the checkers look at in the vendor command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vendor {
+    /// Hello, attach or reserve.
+    pub operation: u8,
+    /// 0: done.
+    pub status: u8,
+    /// The initiator's shard.
+    pub shard: u8,
+    /// The initiator's process.
+    pub incarnation: u64,
+    /// What an attach yielded.
+    pub session: u16,
+    /// Asked for, or in force.
+    pub epoch: u64,
+    /// Names the state of unflushed writes.
+    pub loss_mark: u64,
+    /// The list asked for, or in force.
+    pub macs: Vec<Mac>,
+}
+
+/// The vendor command's arguments in a frame; `None` when it holds none.
+#[must_use]
+pub fn vendor(frame: &[u8]) -> Option<Vendor> {
+    let args = frame.get(ARGS..).filter(|_| frame[19] == VENDOR)?;
+    if args.len() < 48 || args[..5] != *b"SRAL\x01" {
+        return None;
+    }
+    let be64 = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&args[at..at + 8]);
+        u64::from_be_bytes(word)
+    };
+    let count = usize::from(be16(args, 22));
+    let list = args.get(48..48 + 6 * count)?;
+    Some(Vendor {
+        operation: args[5],
+        status: args[6],
+        shard: args[7],
+        incarnation: be64(12),
+        session: be16(args, 20),
+        epoch: be64(24),
+        loss_mark: be64(32),
+        macs: macs(list),
+    })
+}
+
+/// Addresses, one behind the other.
+#[must_use]
+pub fn macs(list: &[u8]) -> Vec<Mac> {
+    list.chunks_exact(6)
+        .map(|mac| mac.try_into().expect("six bytes"))
+        .collect()
+}
+
+/// Writes the arguments of a vendor request: 48 bytes and the list.
+pub fn emit_vendor(vendor: &Vendor, lifetime_ms: u32, frame: &mut Vec<u8>) {
+    frame.extend_from_slice(b"SRAL\x01");
+    frame.extend_from_slice(&[vendor.operation, vendor.status, vendor.shard]);
+    frame.extend_from_slice(&3_u32.to_be_bytes());
+    frame.extend_from_slice(&vendor.incarnation.to_be_bytes());
+    frame.extend_from_slice(&vendor.session.to_be_bytes());
+    frame.extend_from_slice(&(vendor.macs.len() as u16).to_be_bytes());
+    frame.extend_from_slice(&vendor.epoch.to_be_bytes());
+    frame.extend_from_slice(&vendor.loss_mark.to_be_bytes());
+    frame.extend_from_slice(&lifetime_ms.to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    for mac in &vendor.macs {
+        frame.extend_from_slice(mac);
+    }
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {
@@ -105,6 +188,7 @@ pub fn parse(frame: &[u8]) -> Option<Fields> {
             count: frame[26],
             command: frame[27],
             lba: u64::from_le_bytes(lba),
+            session: be16(frame, 34),
         }
     });
     Some(Fields {
@@ -162,13 +246,14 @@ impl fmt::Display for Fields {
                 };
                 write!(
                     f,
-                    "{name} {:02x} lba {} x{}",
-                    ata.command, ata.lba, ata.count
+                    "{name} {:02x} lba {} x{} session {:04x}",
+                    ata.command, ata.lba, ata.count, ata.session
                 )
             }
             (1, _) => f.write_str("CONFIG"),
             (2, _) => f.write_str("MASK"),
             (3, _) => f.write_str("RESERVE"),
+            (VENDOR, _) => f.write_str("SANDRAIL"),
             (command, _) => write!(f, "command {command:02x}"),
         }
     }
@@ -203,7 +288,8 @@ mod tests {
                 error: 0,
                 count: 8,
                 command: READ_EXT,
-                lba: 8
+                lba: 8,
+                session: 0
             })
         );
         assert_eq!(read.write_request(), None);

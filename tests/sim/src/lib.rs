@@ -10,14 +10,20 @@
 )]
 
 pub mod bytes;
+pub mod disk;
 pub mod host;
+pub mod ledger;
 pub mod load;
+pub mod machine;
+pub mod mishap;
 pub mod net;
 pub mod oracle;
+pub mod puppet;
 pub mod runner;
 pub mod scenario;
 mod send;
 pub mod serve;
+mod served;
 pub mod stamp;
 pub mod target;
 mod turn;

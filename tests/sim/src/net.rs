@@ -97,6 +97,16 @@ pub enum Owner {
         /// Which of its stations.
         station: u8,
     },
+    /// An interface of the machine with the production blade on it.
+    Machine {
+        /// Which.
+        interface: u8,
+    },
+    /// A scripted station.
+    Puppet {
+        /// Which.
+        puppet: u8,
+    },
     /// Somebody who answers for a target's address and is not that target.
     Rogue {
         /// Whose address.
@@ -270,6 +280,7 @@ impl Network {
             };
             rates.delay_ns + jitter_ns + straggle_ns
         };
+        // A production blade is to know copies, whoever made them, if not those of initiators without sessions.
         let to_target = matches!(sink.owner, Owner::Target { .. });
         let first_ns = now_ns + delay_ns();
         let second = (u16::from_le_bytes([e, f]) < rates.duplicate).then(|| {

@@ -3,10 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use sandrail_proto::aoe::target::Held;
+
 use crate::host::{Ask, ns};
+use crate::puppet::Puppet;
 use crate::scenario::{Family, Sabotage, Scenario};
 use crate::violation::{Promise, Violation};
-use crate::world::{Tally, World};
+use crate::world::{Mishap, Tally, World};
 
 /// Lines of the trace that a failure shows.
 const TRACE_SHOWN: usize = 120;
@@ -52,6 +55,7 @@ fn drive(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
             .hosts
             .iter()
             .all(|host| host.pending() == 0 && host.asks_no_more() && host.initiator.is_some())
+            && world.puppets.iter().all(Puppet::is_done)
     };
     // A slow target may need longer than the trouble lasts, and where there is none nothing may be cut short.
     let calm_ns = if scenario.spotless {
@@ -66,16 +70,51 @@ fn drive(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
         return Err(Violation::new(Promise::Completion, text));
     }
     world.heal();
+    if scenario.family == Family::BladeFence {
+        readmit(scenario, world)?;
+    }
     settle(scenario, world)?;
     read_all(world)?;
     settle(scenario, world)?;
     // Whatever is still under way lands now.
-    world.run(
-        world.now_ns() + 4 * ns(scenario.world.hosts[0].config.frame_lifetime),
-        |_| false,
-    );
+    world.run(world.now_ns() + 4 * ns(scenario.world.lifetime()), |_| {
+        false
+    });
     judge(world)?;
-    world.verify_disks()
+    world.verify_disks()?;
+    empty_handed(world)
+}
+
+/// Everybody is let in again, initiators that were shut out as new processes (S10).
+fn readmit(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
+    world.readmit();
+    settle(scenario, world)?;
+    for host in 0..world.hosts.len() as u8 {
+        world.befall(Mishap::CrashHost { host, down_ns: 0 });
+    }
+    Ok(())
+}
+
+/// A blade with nothing to do holds nothing.
+fn empty_handed(world: &World) -> Result<(), Violation> {
+    let Some(machine) = &world.machine else {
+        return Ok(());
+    };
+    let on_disks: usize = machine
+        .disks
+        .iter()
+        .map(|disk| disk.borrow().in_use())
+        .sum();
+    if machine.held() == Held::default() && on_disks == 0 {
+        return Ok(());
+    }
+    Err(Violation::new(
+        Promise::Quiescence,
+        format!(
+            "all is quiet, and the blade still holds {:?}, its disks {on_disks} operations",
+            machine.held()
+        ),
+    ))
 }
 
 fn judge(world: &World) -> Result<(), Violation> {
@@ -84,8 +123,7 @@ fn judge(world: &World) -> Result<(), Violation> {
 
 /// All requests end, and all copies are accounted for.
 fn settle(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
-    let config = &scenario.world.hosts[0].config;
-    let patience = 4 * config.frame_lifetime + FINAL_READ + Duration::from_secs(5);
+    let patience = 4 * scenario.world.lifetime() + FINAL_READ + Duration::from_secs(5);
     let load_ns = scenario
         .world
         .hosts
@@ -106,10 +144,11 @@ fn settle(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
         .iter()
         .map(|host| (host.pending(), host.unaccounted()))
         .collect();
+    let puppets: Vec<_> = world.puppets.iter().map(Puppet::is_done).collect();
     Err(Violation::new(
         Promise::Quiescence,
         format!(
-            "all is well for {patience:?}, and still there are (requests, unaccounted): {left:?}"
+            "all is well for {patience:?}, and still there are (requests, unaccounted): {left:?}, puppets done: {puppets:?}"
         ),
     ))
 }

@@ -6,6 +6,7 @@ use sandrail_proto::aoe::initiator::{InitiatorConfig, StaleWriteRule, TargetOrde
 
 use crate::host::{HostSpec, ns};
 use crate::load::LoadSpec;
+use crate::machine::Breach;
 use crate::net::Rates;
 use crate::target::{Fault, Flush, TargetSpec};
 use crate::world::{Mishap, WorldSpec};
@@ -29,11 +30,19 @@ pub enum Family {
     Parallel,
     /// Nothing goes wrong: nothing may fail.
     Calm,
+    /// The production blade: everything at once.
+    Blade,
+    /// The production blade with initiators that do not keep S3: its sessions and its memory of copies do it alone.
+    BladeNorule,
+    /// Reservations by epoch from competing coordinators, and stations that write on though they are shut out.
+    BladeFence,
+    /// One station floods the blade.
+    BladeFair,
 }
 
 impl Family {
     /// All, with their names.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("stale", Self::Stale),
         ("initiator", Self::Initiator),
         ("flush", Self::Flush),
@@ -42,7 +51,20 @@ impl Family {
         ("mtu", Self::Mtu),
         ("parallel", Self::Parallel),
         ("calm", Self::Calm),
+        ("blade", Self::Blade),
+        ("blade-norule", Self::BladeNorule),
+        ("blade-fence", Self::BladeFence),
+        ("blade-fair", Self::BladeFair),
     ];
+
+    /// Whether it is about the production blade.
+    #[must_use]
+    pub const fn is_blade(self) -> bool {
+        matches!(
+            self,
+            Self::Blade | Self::BladeNorule | Self::BladeFence | Self::BladeFair
+        )
+    }
 
     /// The family of that name.
     #[must_use]
@@ -91,6 +113,8 @@ pub struct Sabotage {
     pub fault: Option<Fault>,
     /// The watch on the wire looks away.
     pub unwatched: bool,
+    /// The production blade breaks the rules.
+    pub breach: Breach,
 }
 
 const MS: u64 = 1_000_000;
@@ -99,9 +123,18 @@ impl Scenario {
     /// The scenario of this family and seed.
     #[must_use]
     pub fn new(family: Family, seed: u64, sabotage: Sabotage) -> Self {
+        let rng = fastrand::Rng::with_seed(seed ^ 0x5a4d_2ab1_0000_0000);
+        if family.is_blade() {
+            let mut maker = crate::served::Maker {
+                family,
+                rng,
+                sabotage,
+            };
+            return maker.make(seed);
+        }
         let mut maker = Maker {
             family,
-            rng: fastrand::Rng::with_seed(seed ^ 0x5a4d_2ab1_0000_0000),
+            rng,
             sabotage,
         };
         maker.make(seed)
@@ -146,6 +179,8 @@ impl Maker {
             rates,
             target_port_mtu_bytes,
             rogue,
+            machine: None,
+            puppets: Vec::new(),
         };
         for target in &mut world.targets {
             target.fault = self.sabotage.fault.unwrap_or(target.fault);

@@ -95,11 +95,12 @@ impl World {
             }
         }
         let host = &mut self.hosts[index];
-        if let Some(target) = self
-            .blades
-            .iter()
-            .position(|blade| blade.target.spec.macs.contains(&fields.dst))
-        {
+        let target = self.blades.iter().position(|blade| {
+            let spec = &blade.target.spec;
+            spec.macs.contains(&fields.dst)
+                && (spec.shelf, spec.slot) == (fields.shelf, fields.slot)
+        });
+        if let Some(target) = target {
             let since = &mut host.attachments[target].unanswered_since_ns;
             *since = since.or(Some(now_ns));
         }
@@ -156,6 +157,12 @@ impl World {
         }
         let target = match self.net.owner_of(fields.dst) {
             Some(Owner::Target { target, .. }) => target,
+            Some(Owner::Machine { .. }) => {
+                match self.target_at(fields.dst, fields.shelf, fields.slot) {
+                    Some(target) => target,
+                    None => return fault(Promise::Address, "for a target that is not there"),
+                }
+            }
             None if fields.dst == [0xff; 6] && fields.command == 1 => return Ok(None),
             _ => return fault(Promise::Address, "to a station that is no target"),
         };

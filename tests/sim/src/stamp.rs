@@ -65,6 +65,14 @@ pub fn fill(data: &mut [u8], stamp: Stamp, target: u8, lba: u64) {
     }
 }
 
+/// The write that this sector's first word names, right or wrong.
+#[must_use]
+pub fn name(sector: &[u8]) -> Stamp {
+    let mut first = [0; 8];
+    first.copy_from_slice(&sector[..8]);
+    Stamp((u64::from_le_bytes(first) >> 32) as u32)
+}
+
 /// The write that this sector's content comes from.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use sandrail_wire::{FrameRef, Lba, MacAddr, TargetAddr};
 
 use crate::bytes;
 use crate::host::{Ask, Attachment, DEADLINE_SLACK_NS, Done, Pending, Ticket};
-use crate::net::{FrameId, Owner};
+use crate::net::FrameId;
 use crate::oracle::FlushSeen;
 use crate::stamp::{self, SECTOR_BYTES, Stamp};
 use crate::violation::{Promise, Violation};
@@ -138,11 +138,7 @@ impl World {
             && fields.response
         {
             self.watch.answered(now_ns, index, fields.tag, fields.src);
-            if let Some(Owner::Target { target, .. }) = self
-                .net
-                .port_of(fields.src)
-                .map(|port| self.net.ports[usize::from(port)].owner)
-            {
+            if let Some(target) = self.target_at(fields.src, fields.shelf, fields.slot) {
                 let attachment = &mut self.hosts[index].attachments[usize::from(target)];
                 match frame.advertised_ns {
                     Some(sent_ns) if attachment.up => {
@@ -551,12 +547,7 @@ impl World {
             excused,
         };
         for lba in region.0..region.0 + region.1 {
-            let content = if flush.promised {
-                blade.target.durable_sector(lba)
-            } else {
-                blade.target.sector(lba)
-            };
-            if let Err(violation) = self.oracle.flushed(target, lba, content, flush) {
+            if let Err(violation) = self.judge_sector_flushed(target, lba, flush) {
                 self.accuse(violation);
                 return;
             }

@@ -29,6 +29,22 @@ pub enum Promise {
     Livelock,
     /// More frames outstanding than target and window allow.
     Window,
+    /// A target asked its disk for what it may not ask.
+    Disk,
+    /// S6: a write was carried out again after another had replaced it, or more often than it was asked for.
+    Duplicate,
+    /// Of overlapping requests the later was carried out first.
+    Order,
+    /// S5: something was carried out for a void session, or a session was given to two.
+    Session,
+    /// S8 to S10: a write of a removed MAC was carried out after the SET's answer, or an epoch fell.
+    Fence,
+    /// An answer went to a MAC that the mask does not admit.
+    Mask,
+    /// What was acknowledged as persistent is not there after a restart.
+    Persistence,
+    /// One initiator kept another from its share.
+    Fairness,
     /// It panicked.
     Panic,
 }

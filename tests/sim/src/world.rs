@@ -3,8 +3,10 @@
 //! Everything happens in events, ordered by time and then by the order in which they were made. Hosts' turns are in
 //! [`turn`](crate::turn), targets' work in [`serve`](crate::serve).
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use sandrail_proto::aoe::initiator::{Initiator, Notice, TargetOrder};
@@ -12,8 +14,12 @@ use sandrail_proto::time::Instant;
 
 use crate::bytes::{self, Fields, Mac};
 use crate::host::{Attachment, Done, Host, HostSpec, ns};
+use crate::ledger::Ledger;
+use crate::machine::{Machine, MachineSpec};
+pub use crate::mishap::{Mishap, Tally};
 use crate::net::{FrameId, Network, Owner, Pool, Port, Rates};
-use crate::oracle::Oracle;
+use crate::oracle::{FlushSeen, Oracle};
+use crate::puppet::{Puppet, PuppetSpec};
 use crate::serve::Blade;
 use crate::target::TargetSpec;
 use crate::violation::{Promise, Violation};
@@ -34,105 +40,22 @@ pub struct WorldSpec {
     pub target_port_mtu_bytes: usize,
     /// Somebody else answers for the first target's address.
     pub rogue: bool,
+    /// A production blade serves all targets; otherwise each is a model of its own.
+    pub machine: Option<MachineSpec>,
+    /// Scripted stations.
+    pub puppets: Vec<PuppetSpec>,
 }
 
-/// Something that goes wrong, or is done, at some time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
-    /// A target's process is stopped; its socket goes on filling.
-    PauseTarget {
-        /// Which.
-        target: u8,
-        /// Which of its sockets.
-        queue: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// A target ends and starts again.
-    RestartTarget {
-        /// Which.
-        target: u8,
-        /// How long it is away; `u64::MAX`: for good.
-        down_ns: u64,
-        /// Power fails: some of what was not flushed is lost.
-        power: bool,
-        /// It advertises itself at its start.
-        advertises: bool,
-    },
-    /// A target's size changes.
-    Resize {
-        /// Which.
-        target: u8,
-        /// Sectors from now on.
-        sectors: u64,
-    },
-    /// Somebody else reserves a target, and releases it.
-    Reserve {
-        /// Which.
-        target: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// A host's thread is not scheduled.
-    PauseHost {
-        /// Which.
-        host: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// A host's process ends and a new one starts with the same addresses.
-    CrashHost {
-        /// Which.
-        host: u8,
-        /// How long it is away.
-        down_ns: u64,
-    },
-    /// A host lets a target go, and attaches it again as soon as it may.
-    Detach {
-        /// Which host.
-        host: u8,
-        /// Which target.
-        target: u8,
-    },
-    /// An interface's frames stay in its ring.
-    StallTransmit {
-        /// Which host.
-        host: u8,
-        /// Which interface.
-        interface: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// A host's transmit rings are full.
-    BlockTransmit {
-        /// Which.
-        host: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// A port of the switch is down.
-    PortDown {
-        /// Which.
-        port: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// Nothing gets from one port to another; the way back is open.
-    Block {
-        /// From.
-        from: u8,
-        /// To.
-        to: u8,
-        /// How long.
-        for_ns: u64,
-    },
-    /// A port carries less from now on.
-    Shrink {
-        /// Which.
-        port: u8,
-        /// Bytes behind the Ethernet header.
-        mtu_bytes: usize,
-    },
+impl WorldSpec {
+    /// How long frames may live, by everybody's settings.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        let hosts = self.hosts.first().map(|host| host.config.frame_lifetime);
+        let machine = self.machine.as_ref();
+        hosts
+            .or(machine.map(|machine| machine.config.frame_lifetime))
+            .unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,39 +91,11 @@ pub(crate) enum Event {
     Mishap {
         index: u32,
     },
-}
-
-/// What a run counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Requests accepted.
-    pub requests: u64,
-    /// Of those, succeeded.
-    pub succeeded: u64,
-    /// Failed by their deadline.
-    pub deadlines: u64,
-    /// Failed otherwise.
-    pub failed: u64,
-    /// Not accepted.
-    pub rejected: u64,
-    /// Flushes that failed for suspected loss.
-    pub losses_told: u64,
-    /// Sectors that crashes took.
-    pub sectors_lost: u64,
-    /// Frames sent by hosts.
-    pub frames: u64,
-    /// Of those, WRITEs.
-    pub write_frames: u64,
-    /// Of those, config queries.
-    pub query_frames: u64,
-    /// Frames lost in full sockets.
-    pub socket_drops: u64,
-    /// Sectors judged.
-    pub sectors_judged: u64,
-    /// Turns of hosts.
-    pub turns: u64,
-    /// Events.
-    pub events: u64,
+    Machine,
+    StartMachine,
+    Puppet {
+        puppet: u8,
+    },
 }
 
 /// The system.
@@ -217,6 +112,14 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// The targets.
     pub blades: Vec<Blade>,
+    /// The production blade that serves them, if it does.
+    pub machine: Option<Machine>,
+    /// Scripted stations.
+    pub puppets: Vec<Puppet>,
+    /// What the production blade did.
+    pub ledger: Rc<RefCell<Ledger>>,
+    pub(crate) lifetime_ns: u64,
+    pub(crate) epoch_next: u64,
     /// The judge of reads and flushes.
     pub oracle: Oracle,
     /// The watch on the wire.
@@ -246,9 +149,9 @@ impl World {
     pub fn new(spec: &WorldSpec) -> Self {
         let (ports, host_ports, blades) = stations(spec);
         let mut rng = fastrand::Rng::with_seed(spec.seed);
-        let config = &spec.hosts[0].config;
-        let lifetime_ns = ns(config.frame_lifetime);
-        let parallel = config.target_order == TargetOrder::Parallel;
+        let config = spec.hosts.first().map(|host| &host.config);
+        let lifetime_ns = ns(spec.lifetime());
+        let parallel = config.is_some_and(|config| config.target_order == TargetOrder::Parallel);
         let interfaces = spec
             .hosts
             .iter()
@@ -266,7 +169,23 @@ impl World {
             .zip(&host_ports)
             .map(|(host, ports)| Host::new(host.clone(), spec.targets.len(), ports, rng.u64(..)))
             .collect();
+        let ledger = Rc::new(RefCell::new(Ledger::new(&disks, lifetime_ns)));
+        let first_port = host_ports.iter().flatten().count() as u8;
+        let machine = spec.machine.clone().map(|machine| {
+            let seed = rng.u64(..);
+            Machine::new(machine, &spec.targets, first_port, seed, &ledger)
+        });
+        let first_puppet = (ports.len() - spec.puppets.len()) as u8;
+        let puppets = (first_puppet..)
+            .zip(&spec.puppets)
+            .map(|(port, puppet)| Puppet::new(puppet.clone(), port, rng.u64(..)))
+            .collect();
         let mut world = Self {
+            machine,
+            puppets,
+            ledger,
+            lifetime_ns,
+            epoch_next: 0,
             now_ns: 0,
             rng,
             heap: BinaryHeap::new(),
@@ -288,8 +207,12 @@ impl World {
             violation: None,
             reply: Vec::new(),
         };
+        world.start_machine();
         for host in 0..world.hosts.len() {
             world.boot(host);
+        }
+        for puppet in 0..world.puppets.len() {
+            world.wake_puppet(puppet, 0);
         }
         world
     }
@@ -414,6 +337,9 @@ impl World {
             Event::Resume { target, queue, era } => self.resume(target, queue, era),
             Event::Start { target, advertises } => self.start_target(target, advertises),
             Event::Release { target } => self.blades[usize::from(target)].target.reserve(&[]),
+            Event::Machine => self.machine_due(),
+            Event::StartMachine => self.start_machine(),
+            Event::Puppet { puppet } => self.puppet_due(usize::from(puppet)),
             Event::Boot { host } => {
                 // Two crashes at once end in one start.
                 if self.hosts[usize::from(host)].initiator.is_none() {
@@ -479,6 +405,11 @@ impl World {
             Mishap::BlockTransmit { host, for_ns } => {
                 self.hosts[usize::from(host)].transmit_blocked_until_ns = now_ns + for_ns;
             }
+            Mishap::StopMachine { down_ns, power } => {
+                self.stop_machine(power);
+                self.at(now_ns + down_ns, Event::StartMachine);
+            }
+            Mishap::PauseMachine { for_ns } => self.pause_machine(for_ns),
             Mishap::PortDown { port, for_ns } => {
                 self.net.ports[usize::from(port)].down_until_ns = now_ns + for_ns
             }
@@ -495,8 +426,12 @@ impl World {
         let host = &mut self.hosts[index];
         let mut config = host.spec.config.clone();
         host.lives += 1;
-        if host.lives > 1 {
+        // A new life needs no wait where its sessions make the old one's copies void (S5).
+        if host.lives > 1 && self.machine.is_none() {
             config.write_quarantine = config.frame_lifetime;
+        }
+        if self.machine.is_some() {
+            config.incarnation = seed | 1;
         }
         let initiator = Initiator::new(config, &host.spec.interface_configs(), seed, now);
         host.initiator = Some(initiator.expect("the scenario's configuration is sound"));
@@ -651,6 +586,8 @@ impl World {
                 self.wake(index, self.now_ns);
             }
             Owner::Target { target, station } => self.enqueue(target, station, frame),
+            Owner::Machine { interface } => self.machine_frame(interface, frame),
+            Owner::Puppet { puppet } => self.puppet_frame_in(usize::from(puppet), frame),
             Owner::Rogue { target } => self.rogue(target, port, frame),
         }
     }
@@ -682,9 +619,14 @@ impl World {
         self.note(|| "healed".into());
         self.healed = true;
         self.net.heal();
-        for target in 0..self.blades.len() as u8 {
-            self.heal_target(target);
+        if self.machine.is_some() {
+            self.heal_machine();
+        } else {
+            for target in 0..self.blades.len() as u8 {
+                self.heal_target(target);
+            }
         }
+        self.stop_puppets();
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             host.paused_until_ns = 0;
@@ -706,7 +648,52 @@ impl World {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let quiet = |host: &Host| host.pending() == 0 && host.unaccounted() == 0;
-        self.hosts.iter().all(quiet)
+        self.hosts.iter().all(quiet) && self.puppets.iter().all(Puppet::is_done)
+    }
+
+    /// The target of this station and address.
+    pub(crate) fn target_at(&self, mac: Mac, shelf: u16, slot: u8) -> Option<u8> {
+        let place = self.blades.iter().position(|blade| {
+            let spec = &blade.target.spec;
+            (spec.shelf, spec.slot) == (shelf, slot) && spec.macs.contains(&mac)
+        })?;
+        Some(place as u8)
+    }
+
+    /// A flush makes what it covers outlive a failure of power.
+    pub(crate) fn is_durable(&self) -> bool {
+        use sandrail_proto::aoe::target::backing::Durability;
+        let durability = self
+            .machine
+            .as_ref()
+            .map(|machine| machine.spec.disk.durability);
+        durability.is_some_and(|durability| durability != Durability::Volatile)
+    }
+
+    /// The oracle's judgement of a flush, from what lies on the disk.
+    pub(crate) fn judge_sector_flushed(
+        &mut self,
+        target: u8,
+        lba: u64,
+        flush: FlushSeen,
+    ) -> Result<(), Violation> {
+        let index = usize::from(target);
+        let Some(machine) = &self.machine else {
+            let model = &self.blades[index].target;
+            let content = if flush.promised {
+                model.durable_sector(lba)
+            } else {
+                model.sector(lba)
+            };
+            return self.oracle.flushed(target, lba, content, flush);
+        };
+        let disk = machine.disks[index].borrow();
+        let content = if flush.promised {
+            disk.durable_sector(lba)
+        } else {
+            disk.sector(lba)
+        };
+        self.oracle.flushed(target, lba, content, flush)
     }
 
     /// Looks at every sector of every target as a read after everything else, and at the whole history.
@@ -717,8 +704,15 @@ impl World {
         for (index, blade) in self.blades.iter().enumerate() {
             for lba in 0..blade.target.spec.sectors_most {
                 let begun = self.oracle.moment();
-                self.oracle
-                    .read_over(index as u8, lba, blade.target.sector(lba), begun)?;
+                let disk = self
+                    .machine
+                    .as_ref()
+                    .map(|machine| machine.disks[index].borrow());
+                let content = match &disk {
+                    Some(disk) => disk.sector(lba),
+                    None => blade.target.sector(lba),
+                };
+                self.oracle.read_over(index as u8, lba, content, begun)?;
             }
         }
         self.oracle.finish()
@@ -763,7 +757,12 @@ fn stations(spec: &WorldSpec) -> (Vec<Port>, Vec<Vec<u8>>, Vec<Blade>) {
     for (target, target_spec) in (0..).zip(&spec.targets) {
         let first = ports.len() as u8;
         for (station, mac) in (0..).zip(&target_spec.macs) {
-            let owner = Owner::Target { target, station };
+            let owner = match &spec.machine {
+                None => Owner::Target { target, station },
+                // All its targets share its interfaces.
+                Some(_) if target == 0 => Owner::Machine { interface: station },
+                Some(_) => continue,
+            };
             ports.push(port(*mac, owner, spec.target_port_mtu_bytes));
         }
         blades.push(Blade::new(target, target_spec.clone(), first));
@@ -771,6 +770,10 @@ fn stations(spec: &WorldSpec) -> (Vec<Port>, Vec<Vec<u8>>, Vec<Blade>) {
     if spec.rogue {
         let owner = Owner::Rogue { target: 0 };
         ports.push(port([2, 0, 0, 0, 0xee, 0xee], owner, PORT_MTU_BYTES));
+    }
+    for (puppet, puppet_spec) in (0..).zip(&spec.puppets) {
+        let owner = Owner::Puppet { puppet };
+        ports.push(port(puppet_spec.mac, owner, PORT_MTU_BYTES));
     }
     (ports, host_ports, blades)
 }

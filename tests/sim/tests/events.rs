@@ -47,6 +47,8 @@ impl Bench {
             rates: Rates::CLEAN,
             target_port_mtu_bytes: 9216,
             rogue: false,
+            machine: None,
+            puppets: Vec::new(),
         };
         change(&mut spec);
         let mut world = World::new(&spec).keeping();
