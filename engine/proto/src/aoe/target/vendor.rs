@@ -263,6 +263,12 @@ impl<D: Backing> Blade<D> {
             Ok(place) => place,
             Err(verdict) => return verdict,
         };
+        // A copy may have another order: the list stays as it was made durable.
+        let macs = if is_copy {
+            self.targets[number].state.reserved.clone()
+        } else {
+            macs
+        };
         if !is_copy {
             let state = &mut self.targets[number].state;
             state.epoch = request.epoch;
