@@ -7,7 +7,7 @@ use crate::result::{Comparison, Row};
 use crate::tables::{amount, verdict};
 
 const RIGHT: f64 = WIDTH - 176.0;
-const ROW_HEIGHT: f64 = 34.0;
+const ROW_HEIGHT: f64 = 38.0;
 /// Longer names are cut; the table has them whole.
 const LETTERS_MAX: usize = 44;
 
@@ -23,10 +23,11 @@ pub fn picture(title: &str, comparison: &Comparison) -> Option<Picture> {
         return None;
     }
     let mut picture = Picture::new(title, 0.0);
-    let names = rows
-        .iter()
-        .map(|row| width_of(&shortened(&row.metric, LETTERS_MAX)));
-    let left = names.fold(0.0, f64::max).clamp(80.0, 330.0) + 14.0;
+    let names = rows.iter().map(|row| {
+        let metric = 1.08 * width_of(&shortened(&row.metric, LETTERS_MAX));
+        metric.max(width_of(&rival(row)))
+    });
+    let left = names.fold(0.0, f64::max).clamp(80.0, 350.0) + 14.0;
     let top = 30.0;
     let bottom = top + ROW_HEIGHT * count_of(rows.len());
     let x = axis(comparison, &rows, left);
@@ -48,6 +49,12 @@ pub fn picture(title: &str, comparison: &Comparison) -> Option<Picture> {
     Some(picture)
 }
 
+/// Whom a row is compared with.
+fn rival(row: &Row) -> String {
+    let versus = row.versus.as_deref().unwrap_or("rival");
+    shortened(&format!("against {versus}"), LETTERS_MAX)
+}
+
 /// Takes in every ratio, every goal and 1.
 fn axis(comparison: &Comparison, rows: &[&Row], left: f64) -> Axis {
     let goals = rows.iter().filter_map(|row| comparison.goal_of(row));
@@ -64,7 +71,8 @@ fn axis(comparison: &Comparison, rows: &[&Row], left: f64) -> Axis {
 fn one(picture: &mut Picture, comparison: &Comparison, row: &Row, x: Axis, y: f64) {
     let Some(ratio) = row.ratio() else { return };
     let metric = shortened(&row.metric, LETTERS_MAX);
-    picture.text("t", Anchor::Start, 4.0, y + 4.5, &metric);
+    picture.text("t strong", Anchor::Start, 4.0, y - 1.5, &metric);
+    picture.text("t", Anchor::Start, 4.0, y + 13.0, &rival(row));
     picture.line("span", (x.at(ratio.min), y), (x.at(ratio.max), y));
     for each in &row.ratios {
         picture.dot("dot", x.at(*each), y, 4.0);
