@@ -664,6 +664,15 @@ fn a_target_that_withdraws_its_sessions_is_written_no_more() {
     assert_eq!(flush(&mut bench, target), FLUSHED);
 }
 
+/// The target restarts, loses nothing, and a new session begins.
+fn speaker_sessions_end(bench: &mut Bench, target: TargetId) {
+    let before = state(bench, target);
+    speaker(bench).sessions.clear();
+    bench.give(&advertisement());
+    bench.run(ms(100));
+    assert_ne!(state(bench, target), before);
+}
+
 /// The other way round: WRITEs without a session may be under way, and are accounted for by the common rule.
 #[test]
 fn a_target_that_learns_sessions_is_another() {
@@ -682,6 +691,9 @@ fn a_target_that_learns_sessions_is_another() {
     bench.run(ms(100));
     assert!(matches!(state(&bench, target), SessionState::Held(_)));
     assert_eq!(bench.result(), Ok(Outcome::Written));
+    assert!(!bench.initiator.range_is_open(target, Lba(6), 1));
+    // A session that ends says nothing of copies that had none.
+    speaker_sessions_end(&mut bench, target);
     assert!(!bench.initiator.range_is_open(target, Lba(6), 1));
     let lost = IoError::UnflushedLost(RestartEvidence::Advertisement);
     assert_eq!(flush(&mut bench, target), Err(lost));

@@ -310,12 +310,18 @@ pub(crate) enum ReserveAction {
         /// Takes the target from whoever has it
         #[arg(long)]
         force: bool,
+        /// Replaces whatever list is of an older epoch, whoever made it; for targets that announce epochs
+        #[arg(long, value_name = "N", conflicts_with = "force", value_parser = clap::value_parser!(u64).range(1..))]
+        epoch: Option<u64>,
     },
     /// Gives the target back; refused while it is reserved for others
     Release {
         /// Also if others have it
         #[arg(long)]
         force: bool,
+        /// Also if others have it by an older epoch; for targets that announce epochs
+        #[arg(long, value_name = "N", conflicts_with = "force", value_parser = clap::value_parser!(u64).range(1..))]
+        epoch: Option<u64>,
     },
 }
 

@@ -154,6 +154,15 @@ pub(crate) enum Fault {
         "{0} is not on the list that {1} reports after the edit: it answers success and does nothing"
     )]
     MaskNotEdited(MacAddr, TargetAddr),
+    #[error(
+        "epoch {epoch} is stale: {target} has a reservation of epoch {in_force}, and is {holders}"
+    )]
+    StaleEpoch {
+        target: TargetAddr,
+        epoch: u64,
+        in_force: u64,
+        holders: String,
+    },
     #[error("{0} did not take the reservation: read back, it is {1}")]
     NotReserved(TargetAddr, String),
     #[error("{target}'s config string is not {wanted}: {answer}")]
@@ -185,6 +194,7 @@ impl Fault {
             Self::NothingFound(..)
             | Self::MaskNotEdited(..)
             | Self::NotReserved(..)
+            | Self::StaleEpoch { .. }
             | Self::ConfigDiffers { .. } => Exit::Target,
             Self::Attach { source, .. } => of_attach(source),
             Self::Data { source, .. } => of_request(source),
@@ -208,7 +218,8 @@ fn of_attach(error: &AttachFailed) -> Exit {
 
 fn of_request(error: &RequestError) -> Exit {
     match error {
-        RequestError::Io(IoError::Aoe(_)) => Exit::Target,
+        RequestError::Io(IoError::Aoe(_) | IoError::NoSession(_) | IoError::ReserveRefused(_))
+        | RequestError::Refused(SubmitError::NoEpochs) => Exit::Target,
         RequestError::Refused(SubmitError::PastEnd { .. }) => Exit::Usage,
         _ => Exit::Io,
     }
@@ -258,6 +269,9 @@ mod tests {
         assert_eq!(exit_of(&wrapped), Exit::Environment);
         let reserved = RequestError::Io(IoError::Aoe(6.into()));
         let error = anyhow::Error::from(BlockingError::Failed(reserved)).context("reading");
+        assert_eq!(exit_of(&error), Exit::Target);
+        let no_epochs = RequestError::Refused(SubmitError::NoEpochs);
+        let error = anyhow::Error::from(BlockingError::Failed(no_epochs)).context("reservation");
         assert_eq!(exit_of(&error), Exit::Target);
         assert_eq!(exit_of(&anyhow::anyhow!("anything")), Exit::Io);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::Result;
-use sandrail_proto::aoe::initiator::{PinnedMacs, Sighting};
+use sandrail_proto::aoe::initiator::{PinnedMacs, SessionState, Sighting};
 use sandrail_wire::{MacAddr, TargetAddr};
 use serde_json::{Value, json};
 
@@ -13,13 +13,19 @@ use crate::fault::{Exit, Fault};
 use crate::output::{self, Stream};
 use crate::session::{self, Session};
 use crate::size::Size;
-use crate::verbs::printable;
+use crate::verbs::{printable, session_json};
 
-/// A target, and its size or why that is not known.
+/// A target, and what it said when it was attached, or why that is not known.
 struct Found {
     sighting: Sighting,
     interface: String,
-    size: Option<Result<Size, String>>,
+    closer: Option<Result<Closer, String>>,
+}
+
+/// What an attach tells.
+struct Closer {
+    size: Size,
+    session: SessionState,
 }
 
 pub(crate) fn run(global: &Global, args: &DiscoverArgs) -> Result<Exit> {
@@ -61,15 +67,17 @@ fn ask(global: &Global, args: &DiscoverArgs, session: &Session) -> Result<Vec<Fo
             let place = usize::from(sighting.interface.0);
             Ok(Found {
                 interface: global.interface.get(place).cloned().unwrap_or_default(),
-                size: args.identify.then(|| size_of(global, session, &sighting)),
+                closer: args
+                    .identify
+                    .then(|| look_closer(global, session, &sighting)),
                 sighting,
             })
         })
         .collect()
 }
 
-/// Attaches the target by exactly this MAC, to ask for its size.
-fn size_of(global: &Global, session: &Session, sighting: &Sighting) -> Result<Size, String> {
+/// Attaches the target by exactly this MAC, to ask for its size and whether it has sessions.
+fn look_closer(global: &Global, session: &Session, sighting: &Sighting) -> Result<Closer, String> {
     let pinned = PinnedMacs::new(&[sighting.mac]).unwrap_or_default();
     let handle = session
         .node
@@ -81,7 +89,10 @@ fn size_of(global: &Global, session: &Session, sighting: &Sighting) -> Result<Si
         .detach(handle)
         .map_err(|error| error.to_string())?;
     match info {
-        Ok(Some(info)) => Ok(Size(info.identify.sectors.saturating_mul(512))),
+        Ok(Some(info)) => Ok(Closer {
+            size: Size(info.identify.sectors.saturating_mul(512)),
+            session: info.session,
+        }),
         Ok(None) => Err("gone".to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -118,8 +129,11 @@ fn to_json(found: &Found) -> Value {
         "advertised": sighting.advertised,
         "config": printable(sighting.config.as_bytes()),
     });
-    match &found.size {
-        Some(Ok(size)) => value["size_bytes"] = json!(size.0),
+    match &found.closer {
+        Some(Ok(closer)) => {
+            value["size_bytes"] = json!(closer.size.0);
+            value["sessions"] = session_json(closer.session);
+        }
         Some(Err(error)) => value["size_error"] = json!(error),
         None => {}
     }
@@ -127,7 +141,7 @@ fn to_json(found: &Found) -> Value {
 }
 
 fn table(found: &[Found]) -> String {
-    let with_size = found.iter().any(|found| found.size.is_some());
+    let with_size = found.iter().any(|found| found.closer.is_some());
     let mut rows = vec![vec![
         "TARGET".to_owned(),
         "MAC".to_owned(),
@@ -138,7 +152,7 @@ fn table(found: &[Found]) -> String {
         "CONFIG".to_owned(),
     ]];
     if with_size {
-        rows[0].push("SIZE".to_owned());
+        rows[0].extend(["SIZE".to_owned(), "SESSIONS".to_owned()]);
     }
     for each in found {
         let sighting = &each.sighting;
@@ -156,8 +170,15 @@ fn table(found: &[Found]) -> String {
                 config
             },
         ];
-        match &each.size {
-            Some(Ok(size)) => row.push(size.to_string()),
+        match &each.closer {
+            Some(Ok(closer)) => {
+                let word = match closer.session {
+                    SessionState::Unspoken => "no",
+                    SessionState::Held(_) | SessionState::Pending => "yes",
+                    SessionState::Refused(_) => "refused",
+                };
+                row.extend([closer.size.to_string(), word.to_owned()]);
+            }
             Some(Err(error)) => row.push(error.clone()),
             None => {}
         }

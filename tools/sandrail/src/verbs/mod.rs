@@ -13,9 +13,10 @@ pub(crate) mod reserve;
 pub(crate) mod stat;
 pub(crate) mod write;
 
-use sandrail_proto::aoe::initiator::Durability;
+use sandrail_proto::aoe::initiator::{Durability, SessionState};
 use sandrail_wire::TargetAddr;
 use sandrail_wire::ata::IdentifyString;
+use serde_json::{Value, json};
 
 use crate::fault::Fault;
 
@@ -50,6 +51,30 @@ pub(crate) fn durability_word(durability: Durability) -> &'static str {
         Durability::Unclaimed => "unclaimed",
         Durability::Refused => "refused",
     }
+}
+
+/// How a target stands with sessions, in words.
+pub(crate) fn session_words(state: SessionState) -> String {
+    match state {
+        SessionState::Unspoken => {
+            "not spoken: a restart of the target is guessed from silence and advertisements"
+                .to_owned()
+        }
+        SessionState::Pending => "asked for, not had yet".to_owned(),
+        SessionState::Held(session) => format!("spoken, {session} held"),
+        SessionState::Refused(why) => format!("spoken, none granted: {why}"),
+    }
+}
+
+/// The same for JSON.
+pub(crate) fn session_json(state: SessionState) -> Value {
+    let (word, session, why) = match state {
+        SessionState::Unspoken => ("unspoken", None, None),
+        SessionState::Pending => ("pending", None, None),
+        SessionState::Held(session) => ("held", Some(session.0), None),
+        SessionState::Refused(why) => ("refused", None, Some(why.to_string())),
+    };
+    json!({ "state": word, "session": session, "why": why })
 }
 
 /// A string of IDENTIFY as text.

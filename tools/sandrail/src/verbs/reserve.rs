@@ -1,6 +1,7 @@
 //! `sandrail reserve`: who may write.
 
 use anyhow::Result;
+use sandrail_node::EpochError;
 use sandrail_wire::MacAddr;
 use sandrail_wire::aoe::ReserveCommand;
 use serde_json::json;
@@ -16,26 +17,37 @@ pub(crate) fn run(global: &Global, args: &ReserveArgs) -> Result<Exit> {
     let addr = attached.addr();
     let outcome = carry_out(&mut attached, &args.action).map_err(about(addr, "reservation"));
     attached.end();
-    let macs = words(&outcome?);
-    let value = json!({ "target": addr.to_string(), "reserved_for": macs });
-    let text = if macs.is_empty() {
+    let EpochList { macs, epoch } = outcome?;
+    let macs = words(&macs);
+    let mut value = json!({ "target": addr.to_string(), "reserved_for": macs });
+    let mut text = if macs.is_empty() {
         format!("{addr} is reserved for nobody: everybody may read and write")
     } else {
         format!("{addr} is reserved for {}", macs.join(", "))
     };
+    if let Some(epoch) = epoch {
+        value["epoch"] = json!(epoch);
+        text = format!("{text} (epoch {epoch})");
+    }
     output::report(Stream::Out, global.json, &value, &text)?;
     Ok(Exit::Done)
 }
 
-fn carry_out(attached: &mut Attached, action: &ReserveAction) -> Result<Vec<MacAddr>> {
-    let (macs, force): (&[MacAddr], bool) = match action {
+/// A list, with its epoch where one was asked for.
+struct EpochList {
+    macs: Vec<MacAddr>,
+    epoch: Option<u64>,
+}
+
+fn carry_out(attached: &mut Attached, action: &ReserveAction) -> Result<EpochList> {
+    let (macs, force, epoch): (&[MacAddr], bool, Option<u64>) = match action {
         ReserveAction::Show => {
-            return Ok(attached
-                .client
-                .reserve(attached.handle, ReserveCommand::Read, &[])?);
+            let handle = attached.handle;
+            let macs = attached.client.reserve(handle, ReserveCommand::Read, &[])?;
+            return Ok(EpochList { macs, epoch: None });
         }
-        ReserveAction::Set { macs, force } => (macs, *force),
-        ReserveAction::Release { force } => (&[], *force),
+        ReserveAction::Set { macs, force, epoch } => (macs, *force, *epoch),
+        ReserveAction::Release { force, epoch } => (&[], *force, *epoch),
     };
     let command = if force {
         ReserveCommand::ForceSet
@@ -50,20 +62,46 @@ fn carry_out(attached: &mut Attached, action: &ReserveAction) -> Result<Vec<MacA
             words(&own).join(", ")
         );
     }
-    attached.client.reserve(attached.handle, command, macs)?;
+    match epoch {
+        Some(epoch) => by_epoch(attached, epoch, macs)?,
+        None => {
+            attached.client.reserve(attached.handle, command, macs)?;
+        }
+    }
     // Read back: who may write is too important to be taken from an acknowledgement.
     let list = attached
         .client
         .reserve(attached.handle, ReserveCommand::Read, &[])?;
     let same = list.len() == macs.len() && macs.iter().all(|mac| list.contains(mac));
     if !same {
-        let holders = match words(&list) {
-            list if list.is_empty() => "reserved for nobody".to_owned(),
-            list => format!("reserved for {}", list.join(", ")),
-        };
-        return Err(Fault::NotReserved(attached.addr(), holders).into());
+        return Err(Fault::NotReserved(attached.addr(), holders(&list)).into());
     }
-    Ok(list)
+    Ok(EpochList { macs: list, epoch })
+}
+
+/// Sets the list by an epoch. What is in force instead is told.
+fn by_epoch(attached: &mut Attached, epoch: u64, macs: &[MacAddr]) -> Result<()> {
+    let outcome = attached
+        .client
+        .reserve_by_epoch(attached.handle, epoch, macs);
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(EpochError::Stale(in_force)) => Err(Fault::StaleEpoch {
+            target: attached.addr(),
+            epoch,
+            in_force: in_force.epoch,
+            holders: holders(&in_force.macs),
+        }
+        .into()),
+        Err(EpochError::Call(error)) => Err(error.into()),
+    }
+}
+
+fn holders(list: &[MacAddr]) -> String {
+    match words(list) {
+        list if list.is_empty() => "reserved for nobody".to_owned(),
+        list => format!("reserved for {}", list.join(", ")),
+    }
 }
 
 /// The addresses that our frames come from.

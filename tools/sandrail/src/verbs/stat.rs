@@ -13,7 +13,7 @@ use crate::measure::{WireCounters, duration};
 use crate::output::{self, Stream};
 use crate::session::{self, Attached};
 use crate::size::Size;
-use crate::verbs::{about, durability_word, durability_words, text};
+use crate::verbs::{about, durability_word, durability_words, session_json, session_words, text};
 
 /// Reads of one sector, one after the other, so that the path's round-trip time is more than the attach's guess.
 const ROUND_TRIPS: u64 = 16;
@@ -55,6 +55,7 @@ fn examine(attached: &mut Attached) -> Result<(Value, String)> {
         "lba48": identify.lba48,
         "buffer_count": info.buffer_count,
         "sectors_per_command_max": info.sectors_max,
+        "sessions": session_json(info.session),
         "paths": paths(&info).map(|path| path_json(&stat, path)).collect::<Vec<Value>>(),
         "links": links_json(&stat),
         "wire": WireCounters::of(&stat),
@@ -85,6 +86,7 @@ fn words(info: &TargetInfo, stat: &NodeStat, flush: &str) -> Result<String> {
         "  queues     {} messages, at most {} sectors a command",
         info.buffer_count, info.sectors_max
     )?;
+    writeln!(out, "  sessions   {}", session_words(info.session))?;
     for path in paths(info) {
         writeln!(
             out,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use sandrail_node::{BlockingError, RequestError};
-use sandrail_proto::aoe::initiator::{Durability, IoError};
+use sandrail_proto::aoe::initiator::{Durability, IoError, RestartEvidence};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, WriteArgs};
@@ -152,7 +152,10 @@ fn prepare_rewrite(
     let BlockingError::Failed(RequestError::Io(IoError::UnflushedLost(evidence))) = error else {
         return Err(anyhow::Error::from(error).context(format!("flush of {}", attached.addr())));
     };
-    let evidence = format!("the target may have restarted ({evidence:?})");
+    let evidence = match evidence {
+        RestartEvidence::Session => "the target restarted".to_owned(),
+        guess => format!("the target may have restarted ({guess:?})"),
+    };
     let why = match (input.rewind(), rewrites < REWRITES_MAX) {
         (Ok(true), true) => None,
         (Ok(true), false) => Some(format!("written {} times already", rewrites + 1)),

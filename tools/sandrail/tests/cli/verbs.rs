@@ -249,6 +249,12 @@ fn a_reservation_shuts_others_out_at_once() {
             reserve(&["set", &own]).exits(0).json()["reserved_for"][0],
             own
         );
+        // Epochs are for targets that announce them: vblade is never asked.
+        reserve(&["set", "--epoch", "5", other])
+            .exits(4)
+            .says(&["reservation of e7.3", "by epoch"]);
+        reserve(&["set", "--epoch", "0", other]).exits(2);
+        reserve(&["release", "--epoch", "5", "--force"]).exits(2);
         let warned = reserve(&["set", other]).exits(0);
         assert!(
             warned.err.contains("this station") && warned.err.contains(&own),
