@@ -91,7 +91,7 @@ pub(super) fn open(spec: &FileSpec, read_only: bool) -> Result<Opened, OpenError
     let locked = lock(spec, &file, read_only)?;
     if is_block && !read_only && !whole {
         // Ranges of one device may be served side by side, so the claim is not kept, only tried.
-        drop(claim(path)?);
+        drop(claim(path, Vec::new)?);
     }
     if created {
         sync_new(path, &file).map_err(failed("make the new file durable"))?;
@@ -141,7 +141,7 @@ fn open_file(spec: &FileSpec, read_only: bool, whole: bool) -> Result<(File, boo
         Ok(meta) => {
             refuse_others(path, meta.file_type())?;
             if meta.file_type().is_block_device() && whole && !read_only {
-                return Ok((claim(path)?, false));
+                return Ok((claim(path, || holders_of(path))?, false));
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && spec.create_bytes.is_some() => {
@@ -235,8 +235,13 @@ fn lock(spec: &FileSpec, file: &File, read_only: bool) -> Result<(u64, u64), Ope
     }
 }
 
-/// Opens a device so that the kernel, and whoever claims it too, is shut out (open(2), O_EXCL without O_CREAT).
-fn claim(path: &Path) -> Result<File, OpenError> {
+fn holders_of(path: &Path) -> Vec<String> {
+    File::open(path).map_or_else(|_| Vec::new(), |file| lock_holders(&file))
+}
+
+/// Opens a device so that the kernel, and whoever claims it too, is shut out (open(2), O_EXCL without O_CREAT). `holders` says
+/// who could have it.
+fn claim(path: &Path, holders: impl Fn() -> Vec<String>) -> Result<File, OpenError> {
     let give_up = Instant::now() + LOCK_WAIT;
     loop {
         let claimed = OpenOptions::new()
@@ -249,7 +254,7 @@ fn claim(path: &Path) -> Result<File, OpenError> {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => error,
             Err(source) => return Err(io_error(path, "open it", source)),
         };
-        let holders = File::open(path).map_or_else(|_| Vec::new(), |file| lock_holders(&file));
+        let holders = holders();
         if !holders.is_empty() {
             return Err(OpenError::Locked {
                 path: path.to_owned(),

@@ -1,4 +1,8 @@
 //! The table against a kernel that does what it likes: any part of a request, in any order, or refuses.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers of a test are small"
+)]
 
 use proptest::prelude::*;
 

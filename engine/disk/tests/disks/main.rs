@@ -9,8 +9,10 @@
 )]
 
 mod cached;
+mod devices;
 mod driver;
 mod faults;
 mod files;
+mod killed;
 mod oracle;
 mod places;
