@@ -53,6 +53,7 @@ fn work(disk: &mut AnyDisk, operations: u64) -> u64 {
     let data = [0x5a; 4 * SECTOR_BYTES];
     let mut free = [true; 32];
     let mut ended = 0;
+    let faults = disk.faults();
     let mut turn = 0;
     while ended < operations {
         turn += 1;
@@ -87,6 +88,9 @@ fn work(disk: &mut AnyDisk, operations: u64) -> u64 {
                 }
             }
         }
+        if let Some(faults) = &faults {
+            faults.release();
+        }
         disk.kick(now);
         while let Some((io, _)) = disk.poll_done(now) {
             free[io.0 as usize] = true;
@@ -96,7 +100,7 @@ fn work(disk: &mut AnyDisk, operations: u64) -> u64 {
     }
     // What is left, for the next round.
     while free.contains(&false) {
-        if let Some(faults) = disk.faults() {
+        if let Some(faults) = &faults {
             faults.release();
         }
         std::thread::sleep(Duration::from_micros(100));
