@@ -17,16 +17,16 @@ impl BladeSite {
     /// The target's address.
     pub const ADDR: TargetAddr = TargetAddr { shelf: 7, slot: 3 };
 
-    /// Makes the namespaces and starts `sandrail-blade` on one core, with a disk in memory, over a link of that name. It polls
-    /// while there is something to do, yields for a while, and sleeps after that.
+    /// Makes the namespaces and starts `sandrail-blade` on one core, with a disk in memory, over a link of that name. `idle` is
+    /// what it does when there is nothing to do, in its own words.
     ///
     /// # Errors
     /// The machine can't have them, or the program is not built.
-    pub fn new(sectors: u64, core: usize, link: &str) -> anyhow::Result<Self> {
+    pub fn new(sectors: u64, core: usize, link: &str, idle: &str) -> anyhow::Result<Self> {
         let lab = site::wire()?;
         let options = BladeOptions::find()?
             .export("e7.3", &format!("ram:{}", sectors * 512))
-            .args(["--link", link, "--cores", &core.to_string()]);
+            .args(["--link", link, "--idle", idle, "--cores", &core.to_string()]);
         let blade = lab.blade(options)?;
         Ok(Self { blade, lab })
     }
@@ -47,6 +47,22 @@ impl BladeSite {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.blade.pid()
+    }
+
+    /// Stops it where it is, so that others have its core.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pause(&mut self) -> anyhow::Result<()> {
+        Ok(self.blade.pause()?)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resume(&mut self) -> anyhow::Result<()> {
+        Ok(self.blade.resume()?)
     }
 
     /// What it said last, if it has ended.

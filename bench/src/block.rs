@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sandrail_bench::contest::{
     CONTENDERS, Calls, Combo, Contend, Entry, OURS, Sample, Setting, Spent, chosen, goal_for,
 };
@@ -21,6 +21,27 @@ use sandrail_report::{
 use crate::{Cores, Out};
 
 const UNIT: &str = "I/O/s";
+
+/// What our blade does when there is nothing to do. It is stopped while others run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BladeIdle {
+    /// Looks again at once
+    Spin,
+    /// Yields its core after each look
+    Yield,
+    /// Yields for a while, then sleeps
+    Sleep,
+}
+
+impl BladeIdle {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Yield => "yield",
+            Self::Sleep => "sleep",
+        }
+    }
+}
 
 /// Options of the command.
 #[derive(Debug, Clone, Args)]
@@ -50,6 +71,9 @@ pub(crate) struct Options {
     /// AF_XDP's mode
     #[arg(long, default_value = "xdp-generic")]
     link: Way,
+    /// What our blade does when there is nothing to do
+    #[arg(long, default_value = "spin")]
+    blade_idle: BladeIdle,
     /// Seed of the blocks' choice
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -80,6 +104,7 @@ impl Options {
             way: self.link,
             sectors: DISK_BYTES / 512,
             seed: self.seed,
+            blade_idle: self.blade_idle.word(),
         }
     }
 
@@ -399,13 +424,14 @@ fn comparison(
         }
     }
     let mut conditions = format!(
-        "{} MiB in memory at the far end; {} ms of each run left out as warm-up; initiator, blade and echo spin \
-         {SPIN_TURNS} turns (the blade none), then yield; vblade -b 128 sleeps, its core kept awake; nbdkit and fio as \
+        "{} MiB in memory at the far end; {} ms of each run left out as warm-up; idle initiators and echoes spin \
+         {SPIN_TURNS} turns, then yield, the idle blade: {}; vblade -b 128 sleeps, its core kept awake; nbdkit and fio as \
          shipped, fio's random blocks are its own; calls of our loops by their counters, others' by perf \
          (raw_syscalls:sys_enter) in a run of its own; CPU of threads by schedstat, nbdkit's by /proc/PID/stat, fio's as \
          it says",
         DISK_BYTES >> 20,
         options.warmup_ms,
+        options.blade_idle.word(),
     );
     if !absent.is_empty() {
         conditions += &format!("; not measured: {}", absent.join("; "));

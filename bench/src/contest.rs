@@ -1,8 +1,8 @@
 //! Who takes part in `block`: the contenders, each with its own lab, its target and its way to say what it costs.
 //!
 //! Every contender has two sides, near (the initiator's) and far (the target's), each on a core of its own. What is started for
-//! one must leave both cores alone while others run: targets sleep then, and the engine's shard is turned only for its
-//! own samples. Links are kept from one sample to the next.
+//! one must leave both cores alone while others run: targets sleep or are stopped then, and the engine's shard is turned only
+//! for its own samples. Links are kept from one sample to the next.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Setting {
     pub sectors: u64,
     /// Seed of the blocks.
     pub seed: u64,
+    /// What our blade does when there is nothing to do, in its own words.
+    pub blade_idle: &'static str,
 }
 
 /// What was spent on a number of I/Os.
@@ -119,11 +121,16 @@ pub trait Target: Send {
     fn pid(&self) -> u32;
     /// What it says of itself, for a message, if it has ended.
     fn ended(&self) -> Option<String>;
-    /// What must be there while it is measured.
+    /// Makes it ready to be measured.
     ///
     /// # Errors
-    /// It can't be had.
-    fn attend(&self) -> anyhow::Result<Option<Awake>>;
+    /// It has ended.
+    fn begin(&mut self) -> anyhow::Result<()>;
+    /// Makes it leave its core to others.
+    ///
+    /// # Errors
+    /// It has ended.
+    fn end(&mut self) -> anyhow::Result<()>;
 }
 
 /// The engine against a target.
@@ -146,16 +153,17 @@ impl<L: Link + Send, T: Target> Engine<L, T> {
         setting: Setting,
         link: L,
         (addr, mac): (TargetAddr, MacAddr),
-        target: T,
+        mut target: T,
     ) -> anyhow::Result<Self> {
         let mode = link.info().mode.clone();
-        let _awake = target.attend()?;
+        target.begin()?;
         let wanted = Direction::Read.load(setting.sectors, setting.seed, 1);
         let mut on_shard = OnShard::new(&load::config(), link, (addr, mac), &wanted)?;
         // Memory that was never written is not there yet.
         let fill = Direction::Write.load(setting.sectors, setting.seed, 32);
         on_shard.set_load(&fill, addr)?;
         on_shard.sweep(true)?;
+        target.end()?;
         Ok(Self {
             on_shard,
             target,
@@ -167,6 +175,16 @@ impl<L: Link + Send, T: Target> Engine<L, T> {
     }
 
     fn run(&mut self, combo: Combo, span: Span) -> anyhow::Result<(Sample, Ran)> {
+        self.target.begin()?;
+        let ran = self.run_attended(combo, span);
+        if let Some(words) = self.target.ended() {
+            anyhow::bail!("the target has ended: {words}");
+        }
+        self.target.end()?;
+        ran
+    }
+
+    fn run_attended(&mut self, combo: Combo, span: Span) -> anyhow::Result<(Sample, Ran)> {
         if self.loaded != Some(combo) {
             let Setting { sectors, seed, .. } = self.setting;
             let wanted = combo.direction.load(sectors, seed, combo.depth);
@@ -176,7 +194,6 @@ impl<L: Link + Send, T: Target> Engine<L, T> {
         let copies = |on_shard: &mut OnShard<L>| -> anyhow::Result<u64> {
             Ok(on_shard.stat()?.initiator.tx_copies)
         };
-        let _awake = self.target.attend()?;
         let copies_before = copies(&mut self.on_shard)?;
         let pid = self.target.pid();
         let (near, far) = (costs::thread_cpu()?, costs::threads_cpu(pid)?);
@@ -185,9 +202,6 @@ impl<L: Link + Send, T: Target> Engine<L, T> {
             costs::thread_cpu()? - near,
             costs::threads_cpu(pid)?.saturating_sub(far),
         );
-        if let Some(words) = self.target.ended() {
-            anyhow::bail!("the target has ended: {words}");
-        }
         let (measured, ran) = measured?;
         anyhow::ensure!(measured.ios > 0, "no I/O ended");
         let sample = Sample {
@@ -228,18 +242,31 @@ impl<L: Link + Send, T: Target> Contend for Engine<L, T> {
     }
 }
 
-impl Target for Site {
+/// A third-party target, whose core is kept awake while it is measured.
+struct AwakeSite {
+    site: Site,
+    core: usize,
+    awake: Option<Awake>,
+}
+
+impl Target for AwakeSite {
     fn pid(&self) -> u32 {
-        Self::pid(self)
+        self.site.pid()
     }
 
     fn ended(&self) -> Option<String> {
-        (!self.is_alive()).then(|| "vblade".to_owned())
+        (!self.site.is_alive()).then(|| "vblade".to_owned())
     }
 
-    fn attend(&self) -> anyhow::Result<Option<Awake>> {
+    fn begin(&mut self) -> anyhow::Result<()> {
         // Waking its core would take longer than all the rest.
-        self.core().map(Awake::keep_on).transpose()
+        self.awake = Some(Awake::keep_on(self.core)?);
+        Ok(())
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.awake = None;
+        Ok(())
     }
 }
 
@@ -388,15 +415,18 @@ impl Target for BladeSite {
         Self::ended(self)
     }
 
-    /// It polls while there is something to do, and sleeps a while after the last frame.
-    fn attend(&self) -> anyhow::Result<Option<Awake>> {
-        Ok(None)
+    fn begin(&mut self) -> anyhow::Result<()> {
+        self.resume()
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.pause()
     }
 }
 
 fn with_blade<L: Open>(setting: Setting, way: Way) -> anyhow::Result<Box<dyn Contend>> {
     let core = setting.far_core;
-    let site = BladeSite::new(setting.sectors, core, &way.to_string())?;
+    let site = BladeSite::new(setting.sectors, core, &way.to_string(), setting.blade_idle)?;
     let interface = site.lab().interface(Side::Initiator);
     let link = site
         .lab()
@@ -409,6 +439,11 @@ fn with_vblade(setting: Setting) -> anyhow::Result<Box<dyn Contend>> {
     let site = Site::on_core(setting.far_core)?;
     let link = site.open::<XdpLink>(setting.way)?;
     let target = site.target();
+    let site = AwakeSite {
+        site,
+        core: setting.far_core,
+        awake: None,
+    };
     Ok(Box::new(Engine::new(setting, link, target, site)?))
 }
 
@@ -467,6 +502,14 @@ pub const CONTENDERS: &[Entry] = &[
         key: "packet",
         name: "initiator + blade, AF_PACKET",
         start: |setting| with_blade::<PacketLink>(setting, Way::Packet),
+    },
+    Entry {
+        key: "packet-echo",
+        name: "bare echo, AF_PACKET",
+        start: |setting| {
+            let echo = Echo::<PacketLink>::new(setting, Way::Packet, false)?;
+            Ok(Box::new(echo))
+        },
     },
     Entry {
         key: "nbd",

@@ -195,6 +195,23 @@ impl Options {
         Ok(())
     }
 
+    fn pinning(&self) -> String {
+        if self.interface.is_some() && self.clients > 0 {
+            return "none".to_owned();
+        }
+        let Cores {
+            shard_core,
+            target_core,
+            ..
+        } = self.cores;
+        let others = if self.interface.is_some() {
+            String::new()
+        } else {
+            format!(", the target and clients on threads of their own on core {target_core}")
+        };
+        format!("shards on core {shard_core}{others}")
+    }
+
     /// The load in words.
     fn words(&self, load: &LoadConfig, target: &str) -> String {
         let pattern = match load.workload.pattern {
@@ -264,7 +281,8 @@ impl Subject {
             }
             Where::Blade => {
                 let core = options.cores.target_core;
-                let site = BladeSite::new(DISK_BYTES / 512, core, &options.link.to_string())?;
+                let site =
+                    BladeSite::new(DISK_BYTES / 512, core, &options.link.to_string(), "sleep")?;
                 let words = "sandrail-blade, memory".to_owned();
                 let (target, pid) = (site.target(), site.pid());
                 (target, words, pid, Place::Blade(site), None)
@@ -457,7 +475,7 @@ fn result(
         machine: Machine::this(),
         link_mode: info.mode.clone(),
         mtu_bytes: u32::try_from(info.mtu_bytes).unwrap_or(u32::MAX),
-        pinning: options.cores.words(),
+        pinning: options.pinning(),
         conditions: format!(
             "{} ms of warm-up left out; processor time counts the warm-up and, where blocks are verified, their filling",
             span.warmup.as_millis()

@@ -136,7 +136,6 @@ pub struct Site {
     target: Vblade,
     disk: BackingFile,
     lab: Lab,
-    core: Option<usize>,
 }
 
 impl Site {
@@ -164,7 +163,7 @@ impl Site {
     /// # Errors
     /// As for [`Site::without_wakeup_interrupts`], or there is no such core.
     pub fn on_core(core: usize) -> anyhow::Result<Self> {
-        let started = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let starter = scope.spawn(|| {
                 // The target inherits it.
                 machine::pin(core)?;
@@ -173,10 +172,6 @@ impl Site {
             starter
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })?;
-        Ok(Self {
-            core: Some(core),
-            ..started
         })
     }
 
@@ -195,12 +190,7 @@ impl Site {
                 .context("start chrt (of util-linux)")?;
             anyhow::ensure!(status.success(), "chrt {class}: {status}");
         }
-        Ok(Self {
-            target,
-            disk,
-            lab,
-            core: None,
-        })
+        Ok(Self { target, disk, lab })
     }
 
     /// Address and MAC of the target.
@@ -247,12 +237,6 @@ impl Site {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.target.pid()
-    }
-
-    /// The core that it was put on, if it was.
-    #[must_use]
-    pub fn core(&self) -> Option<usize> {
-        self.core
     }
 
     /// Whether the target still runs.
