@@ -179,13 +179,16 @@ fn an_attach_waits_for_its_session() {
 
 #[test]
 fn attaches_that_come_to_no_session_say_why() {
-    let cases: [(fn(&mut Speaker), AttachFailure); 5] = [
+    let too_long = AttachFailure::SessionRefused(SessionRefusal::Lifetime {
+        lifetime_ms: 2000,
+        remembered_ms: 1999,
+    });
+    let cases: [(fn(&mut Speaker), AttachFailure); 6] = [
+        (|speaker| speaker.remembered_ms = 1999, too_long),
         (
-            |speaker| speaker.remembered_ms = 1999,
-            AttachFailure::SessionRefused(SessionRefusal::Lifetime {
-                lifetime_ms: 2000,
-                remembered_ms: 1999,
-            }),
+            // One that grants a session all the same.
+            |speaker| (speaker.remembered_ms, speaker.refusal) = (1999, Some(0)),
+            too_long,
         ),
         (
             |speaker| speaker.refusal = Some(6),

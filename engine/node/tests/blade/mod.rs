@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses another part of it")]
 
 pub(crate) mod bed;
+pub(crate) mod machine;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -11,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use machine::Machine;
 use sandrail_link::{Link, LinkCounters, LinkInfo, TransmitError};
 use sandrail_proto::time::Instant;
 use sandrail_wire::ata::{self, Identify, IdentifyString, SECTOR_BYTES};
@@ -40,6 +42,8 @@ pub(crate) struct Blade {
     pub(crate) reads: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) flushes: AtomicU64,
+    /// The real target, which answers instead where there is one.
+    machine: Mutex<Option<Machine>>,
     inboxes: Mutex<Vec<Arc<Inbox>>>,
 }
 
@@ -55,8 +59,21 @@ impl Blade {
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
+            machine: Mutex::new(None),
             inboxes: Mutex::new(Vec::new()),
         })
+    }
+
+    /// The real target machine, with sessions.
+    pub(crate) fn with_machine(sectors: usize) -> Arc<Self> {
+        let blade = Self::new(0);
+        *blade.machine.lock().unwrap() = Some(Machine::new(sectors));
+        blade
+    }
+
+    /// Does something to the real target.
+    pub(crate) fn machine<T>(&self, act: impl FnOnce(&mut Machine) -> T) -> T {
+        act(self.machine.lock().unwrap().as_mut().unwrap())
     }
 
     /// A link to it, for one shard.
@@ -142,6 +159,9 @@ impl Blade {
 
     /// Answers one frame into `reply`; `false`: no answer.
     fn carry_out(&self, frame: &[u8], reply: &mut Vec<u8>) -> bool {
+        if let Some(machine) = self.machine.lock().unwrap().as_mut() {
+            return machine.carry_out(frame, reply);
+        }
         let is_ours = frame[12..14] == [0x88, 0xa2] && frame[14] >> 4 == 1 && frame[14] & 8 == 0;
         let shelf = u16::from_be_bytes([frame[16], frame[17]]);
         if !is_ours
