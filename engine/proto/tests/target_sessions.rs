@@ -236,7 +236,7 @@ fn a_failure_is_told_again_as_well() {
 }
 
 #[test]
-fn what_is_remembered_lives_a_lifetime_and_not_longer() {
+fn what_is_remembered_lives_two_lifetimes_from_its_last_answer_and_not_longer() {
     let mut bed = Bed::new(Pace::Held);
     let session = bed.session(A, 7, 0);
     let write = Ata::write(0x10, 0, 1).under(session);
@@ -244,10 +244,26 @@ fn what_is_remembered_lives_a_lifetime_and_not_longer() {
     bed.advance(Duration::from_secs(5));
     bed.finish();
     assert_eq!(bed.replies().len(), 1);
-    bed.advance(LIFETIME - Duration::from_nanos(1));
+    for _ in 0..3 {
+        bed.advance(2 * LIFETIME - Duration::from_nanos(1));
+        bed.turn();
+        bed.ask(&write.filled(1));
+        assert_eq!(
+            bed.disk().log.len(),
+            1,
+            "it counts from the end, and again from each answer"
+        );
+    }
+    bed.advance(2 * LIFETIME);
     bed.ask(&write.filled(1));
-    assert_eq!(bed.disk().log.len(), 1, "it counts from the end");
-    bed.advance(Duration::from_nanos(1));
+    assert_eq!(
+        bed.disk().log.len(),
+        1,
+        "what comes now may have waited in a ring since the last turn"
+    );
+    bed.turn();
+    bed.advance(2 * LIFETIME);
+    bed.turn();
     bed.give(&write.filled(1));
     assert_eq!(bed.disk().log.len(), 2, "the tag is used again");
 }
@@ -279,7 +295,8 @@ fn a_full_memory_refuses_new_writes_and_forgets_nothing() {
     // Who has no session, and reads, go on.
     bed.ask(&Ata::write(1, 0, 1).filled(9));
     bed.ask(&Ata::read(1, 0, 1).bare());
-    bed.advance(LIFETIME);
+    bed.advance(2 * LIFETIME);
+    bed.turn();
     bed.ask(&write(16).filled(1));
     assert_eq!(bed.disk().log.len(), 19);
 }
@@ -297,7 +314,8 @@ fn something_slow_does_not_fill_the_memory() {
         bed.disk().end(1);
         bed.turn();
         assert_eq!(bed.replies().len(), 1, "write {tag}");
-        bed.advance(LIFETIME / 10);
+        bed.advance(LIFETIME / 5);
+        bed.turn();
         bed.give(&write(0).filled(1));
         assert_eq!(bed.blade.counters().rx_copy_executing, u64::from(tag));
     }

@@ -256,7 +256,7 @@ impl<D: Backing> Blade<D> {
     #[inline]
     fn take_on(&mut self, heard: &Heard<'_>, place: u32, key: Option<Key>) -> Result<(), Verdict> {
         let now = heard.now;
-        if key.is_some() && !self.make_room(now) {
+        if key.is_some() && !self.make_room() {
             return Err(Verdict::DuplicatesFull);
         }
         let data_at = heard.aoe_at + ATA_HEADER_BYTES;
@@ -323,10 +323,10 @@ impl<D: Backing> Blade<D> {
         Ok(())
     }
 
-    fn make_room(&mut self, now: Instant) -> bool {
+    fn make_room(&mut self) -> bool {
         let operations = &mut self.operations;
         self.duplicates
-            .make_room(now, |place, entry| operations[place as usize].entry = entry)
+            .make_room(|place, entry| operations[place as usize].entry = entry)
     }
 
     fn stash_data(&mut self, frame: &FrameRef<'_>, at: usize, place: u32) -> Result<(), Verdict> {

@@ -23,9 +23,9 @@ pub struct BladeConfig {
     pub buffer_count: u16,
     /// Source MACs with requests under way at once.
     pub initiators_max: u16,
-    /// Writes, flushes and TRIMs that are remembered, to know copies of them (S6): as many as arrive in a frame lifetime.
+    /// Writes, flushes and TRIMs that are remembered, to know copies of them (S6): as many as arrive in two frame lifetimes.
     pub duplicates_max: u32,
-    /// How long a frame may live in the network (`san.frame_lifetime`): copies are known for this long after a request's end.
+    /// How long a frame may live in the network (`san.frame_lifetime`): copies are known for twice as long after a request's last answer.
     pub frame_lifetime: Duration,
     /// Memory for the data of writes that wait for an overlapping one, or for the disk.
     pub stash_bytes: usize,

@@ -1,4 +1,9 @@
-//! Copies of requests, known by what was done a frame lifetime ago and less (S6).
+//! Copies of requests, known by what was done two frame lifetimes ago and less (S6).
+//!
+//! Two: the answer may take one to arrive, until when its initiator sends copies, and the last of them may take another. A
+//! copy that comes says that no answer had arrived when it was sent, so that they are counted from the latest answer. And
+//! they are counted up to the turn before the one in which a frame is seen: while a process does not run, frames wait in
+//! its rings, and those of one ring may be seen before older ones of another.
 //!
 //! Entries lie in a ring in order of arrival, and chains of a hash table run through the ring from younger to older ones.
 //! An entry that is overwritten or falls out at the ring's old end ends the chains that lead to it, so that nothing is ever
@@ -66,7 +71,7 @@ pub(super) struct Registers {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     key: Key,
-    /// When it was done; `u64::MAX`: it executes.
+    /// When it was last answered; `u64::MAX`: it executes.
     done_ns: u64,
     /// The next older entry of the chain, by number.
     older: u32,
@@ -105,12 +110,14 @@ pub(super) struct Duplicates {
     /// Numbers of the oldest entry and of the next one to come; they wrap.
     oldest: u32,
     next: u32,
-    lifetime_ns: u64,
+    retained_ns: u64,
+    /// The end of the last turn: whatever is seen now arrived since.
+    turned_ns: u64,
     seed: u64,
 }
 
 impl Duplicates {
-    /// Room for `entries_max` requests, rounded up to a power of two.
+    /// Room for `entries_max` requests, rounded up to a power of two, of frames that live for `lifetime`.
     pub(super) fn new(entries_max: u32, lifetime: Duration, seed: u64) -> Self {
         let empty = Entry {
             key: Key::DEAD,
@@ -125,7 +132,8 @@ impl Duplicates {
             heads: vec![u32::MAX; count].into(),
             oldest: 0,
             next: 0,
-            lifetime_ns: crate::time::nanos(lifetime),
+            retained_ns: crate::time::nanos(lifetime).saturating_mul(2),
+            turned_ns: 0,
             seed,
         }
     }
@@ -143,8 +151,18 @@ impl Duplicates {
         usize::try_from(hash >> 32).unwrap_or(0) & (self.heads.len() - 1)
     }
 
-    /// What is known of a request. Which operation executes it is known to whoever began it.
-    pub(super) fn find(&self, now: Instant, key: &Key) -> Known {
+    /// All frames that had arrived by now were seen.
+    pub(super) const fn turned(&mut self, now: Instant) {
+        self.turned_ns = now.as_nanos();
+    }
+
+    const fn is_young(&self, entry: &Entry) -> bool {
+        self.turned_ns < entry.done_ns.saturating_add(self.retained_ns)
+    }
+
+    /// What is known of a request, which is answered again if it is done. Which operation executes it is known to whoever began
+    /// it.
+    pub(super) fn find(&mut self, now: Instant, key: &Key) -> Known {
         let mut number = self.heads[self.head_of(key)];
         // Each step must lead to an older entry, and to one that is there still: what a chain says of others is stale.
         let mut younger_age = self.len();
@@ -153,26 +171,26 @@ impl Duplicates {
             if age >= younger_age {
                 return Known::New;
             }
-            let entry = &self.ring[self.place(number)];
+            let place = self.place(number);
+            let entry = &self.ring[place];
             if entry.key == *key {
                 if entry.done_ns == EXECUTES {
                     return Known::Executes;
                 }
-                let is_young = now.as_nanos() < entry.done_ns.saturating_add(self.lifetime_ns);
-                return if is_young {
-                    Known::Done(entry.registers)
-                } else {
-                    Known::New
-                };
+                if !self.is_young(entry) {
+                    return Known::New;
+                }
+                self.ring[place].done_ns = now.as_nanos();
+                return Known::Done(self.ring[place].registers);
             }
             younger_age = age;
             number = entry.older;
         }
     }
 
-    /// Makes room for an entry; `false` when all are younger than a lifetime. `moved` is told of each operation whose entry has
-    /// another number now.
-    pub(super) fn make_room(&mut self, now: Instant, mut moved: impl FnMut(u32, EntryId)) -> bool {
+    /// Makes room for an entry; `false` when all are too young. `moved` is told of each operation whose entry has another number
+    /// now.
+    pub(super) fn make_room(&mut self, mut moved: impl FnMut(u32, EntryId)) -> bool {
         for _ in 0..8 {
             if self.has_room() {
                 break;
@@ -180,7 +198,7 @@ impl Duplicates {
             let entry = self.ring[self.place(self.oldest)];
             self.oldest = self.oldest.wrapping_add(1);
             let executes = entry.done_ns == EXECUTES;
-            let is_young = now.as_nanos() < entry.done_ns.saturating_add(self.lifetime_ns);
+            let is_young = self.is_young(&entry);
             // Something slow must not keep the place of all that came after it: it moves to the young end.
             if executes || is_young {
                 let id = self.push(entry.key, entry.operation);
@@ -283,25 +301,36 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut table = Duplicates::new(64, LIFETIME, 99);
             (table.oldest, table.next) = (first, first);
-            let mut now = Instant::from_nanos(1);
+            let (mut now, mut turned) = (Instant::from_nanos(1), Instant::ZERO);
             let mut map: HashMap<u32, (Option<Instant>, u8)> = HashMap::new();
             let mut ids: HashMap<u32, EntryId> = HashMap::new();
             let (mut full, mut moves, mut again) = (0, 0, 0);
             for step in 0..30_000_u32 {
-                now = now + Duration::from_nanos(rng.u64(..40));
+                // Turns take several frames, or long.
+                if rng.u8(..3) == 0 {
+                    turned = now;
+                    table.turned(now);
+                }
+                now = now + Duration::from_nanos(rng.u64(..80));
                 let number = rng.u32(..200);
                 let expected = match map.get(&number) {
                     Some((None, _)) => Known::Executes,
-                    Some((Some(at), status)) if now < *at + LIFETIME => Known::Done(Registers {
-                        status: *status,
-                        ..Registers::default()
-                    }),
+                    Some((Some(at), status)) if turned < *at + 2 * LIFETIME => {
+                        Known::Done(Registers {
+                            status: *status,
+                            ..Registers::default()
+                        })
+                    }
                     _ => Known::New,
                 };
+                // A copy that is answered again says that no answer had arrived.
+                if let (Known::Done(_), Some((done, _))) = (expected, map.get_mut(&number)) {
+                    *done = Some(now);
+                }
                 assert_eq!(table.find(now, &key(number)), expected, "step {step}");
                 match expected {
                     Known::New => {
-                        let room = table.make_room(now, |operation, id| {
+                        let room = table.make_room(|operation, id| {
                             ids.insert(operation, id);
                             moves += 1;
                         });
@@ -310,7 +339,7 @@ mod tests {
                             map.insert(number, (None, 0));
                         } else {
                             let held = |(done, _): &&(Option<Instant>, u8)| {
-                                done.is_none_or(|at| now < at + LIFETIME)
+                                done.is_none_or(|at| turned < at + 2 * LIFETIME)
                             };
                             let live = map.values().filter(held).count();
                             assert!(live >= 16, "full with {live} of 64");

@@ -173,6 +173,7 @@ impl<D: Backing> Blade<D> {
     /// Once a turn, after the frames: takes note of what the disks have done, starts what waited for it, and hands everything
     /// begun to the operating system.
     pub fn handle_disks(&mut self, now: Instant) {
+        self.duplicates.turned(now);
         for number in 0..self.targets.len() {
             while let Some((io, result)) = self.targets[number].backing.poll_done(now) {
                 let operation = self.targets[number].first_operation + io.0;

@@ -40,7 +40,8 @@ pub(super) enum ChangeKind {
     Config(ConfigCommand),
     Mask,
     Reserve(ReserveCommand),
-    Epoch(Echo),
+    /// With the epoch asked for.
+    Epoch(Echo, u64),
 }
 
 /// A change that is in effect, and not answered yet.
@@ -151,7 +152,11 @@ impl<D: Backing> Blade<D> {
             SandrailStatus::NotDurable
         };
         match kind {
-            ChangeKind::Epoch(echo) => self.answer_vendor(number, &to, echo, status),
+            // A newer epoch has overtaken it, and may be neither durable nor past its barrier: success would vouch for that one.
+            ChangeKind::Epoch(echo, epoch) if ok && self.targets[number].state.epoch != epoch => {
+                self.answer_vendor(number, &to, echo, SandrailStatus::StaleEpoch);
+            }
+            ChangeKind::Epoch(echo, _) => self.answer_vendor(number, &to, echo, status),
             _ if !ok => {
                 self.refuse(number, &to, ErrorCode::DeviceUnavailable);
             }

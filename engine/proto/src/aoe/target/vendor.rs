@@ -281,7 +281,7 @@ impl<D: Backing> Blade<D> {
             });
         }
         let left = self.replace_reservation(now, (number, place), macs);
-        let kind = ChangeKind::Epoch(echo);
+        let kind = ChangeKind::Epoch(echo, request.epoch);
         self.change_made((number, place), to, kind, (!is_copy, left))
     }
 }
