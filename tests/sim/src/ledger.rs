@@ -106,6 +106,10 @@ pub(crate) struct Books {
     /// Writes at work on the disk.
     at_work: Vec<Part>,
     life: u32,
+    /// By write and session: the parts that it came in.
+    cut: HashMap<(Stamp, u16), Vec<(Part, u32)>>,
+    /// Within one session a write came under two tags, or cut in two ways. To a target these are different requests.
+    retagged: bool,
     /// SETs answered as done.
     pub(crate) sets_done: u64,
     /// Writes of MACs that were removed that came after the SET's answer: how often the fence was tried.
@@ -270,6 +274,13 @@ impl Ledger {
         }
     }
 
+    /// Whether some initiator sent a write again as another request within one session, of which S6 knows nothing: then
+    /// only S3 stands between its late copies and what is newer.
+    #[must_use]
+    pub fn retagged(&self) -> bool {
+        self.targets.iter().any(|books| books.retagged)
+    }
+
     /// Writes of the books for a summary.
     #[must_use]
     pub fn counts(&self) -> [u64; 3] {
@@ -311,6 +322,11 @@ impl Books {
             && !self.asked_for.iter().any(|members| members.admits(mac))
         {
             self.fenced_tries += 1;
+        }
+        let cuts = self.cut.entry((stamp, session)).or_default();
+        if !cuts.contains(&(part, tag)) {
+            self.retagged |= cuts.iter().any(|(other, _)| other.overlaps(&part));
+            cuts.push((part, tag));
         }
         let asked = self.asked.entry(part).or_default();
         if asked.executions > 0 {
@@ -374,7 +390,9 @@ impl Books {
             .requests
             .iter()
             .all(|request| request.last_ns - request.before_ns <= lifetime_ns);
-        if !foreign && remembered && asked.executions as usize > asked.requests.len() {
+        // Under a new session an unanswered write is another request, and may come again after what overlapped with it.
+        let too_often = !foreign && asked.executions as usize > asked.requests.len();
+        if too_often && remembered {
             return Err(wrong(
                 Promise::Duplicate,
                 format!(
@@ -394,7 +412,7 @@ impl Books {
                 .iter()
                 .position(|earlier| *earlier == stamp)
                 .is_some_and(|place| place + 1 < history.len());
-            if replaced && !foreign {
+            if replaced && too_often {
                 return Err(wrong(
                     Promise::Duplicate,
                     format!(

@@ -9,6 +9,7 @@
     reason = "counts, ports and sectors of a simulated system are small by construction, and a wrong one fails the run"
 )]
 
+pub mod breach;
 pub mod bytes;
 pub mod disk;
 pub mod host;

@@ -11,6 +11,7 @@ use sandrail_proto::aoe::target::{
 use sandrail_proto::time::Instant;
 use sandrail_wire::{FrameRef, MacAddr, TargetAddr};
 
+use crate::breach::{Breach, Forger};
 use crate::bytes::{self, Mac};
 use crate::disk::{DiskSpec, SimBacking, SimDisk};
 use crate::ledger::Ledger;
@@ -51,33 +52,6 @@ pub struct MachineSpec {
     pub breach: Breach,
 }
 
-/// How a machine breaks the rules, to show that the checkers notice. The blade is the production one all the same: what it
-/// sees, or what is made of its answers, is not what it should be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Breach {
-    /// It does not.
-    #[default]
-    None,
-    /// Copies look like requests of their own, as if the memory for them were off (S6).
-    CopiesForgotten,
-    /// Every write has the sender's present session, as if no session were ever void (S5).
-    SessionsIgnored,
-    /// A SET is answered at once (S9).
-    BarrierOff,
-    /// Every SET looks newer than all before (S8).
-    EpochsIgnored,
-    /// What is lost is not told (S7).
-    MarkStuck,
-    /// What was made durable is forgotten at a restart.
-    Amnesia,
-    /// Frames that wait are taken the last first.
-    LastFirst,
-    /// One station may have everything.
-    BuffersUnlimited,
-    /// A byte of what is written changes on the way.
-    Torn,
-}
-
 /// A state on its way to the medium.
 #[derive(Clone, Debug)]
 struct Writing {
@@ -106,6 +80,7 @@ pub struct Machine {
     next_turn_ns: u64,
     paused_until_ns: u64,
     healed: bool,
+    forger: Forger,
     /// Counters of the lives that are over.
     pub past: BladeCounters,
 }
@@ -147,6 +122,7 @@ impl Machine {
             next_turn_ns: 0,
             paused_until_ns: 0,
             healed: false,
+            forger: Forger::new(spec.breach),
             past: BladeCounters::default(),
             spec,
         }
@@ -305,9 +281,8 @@ impl World {
             return;
         };
         let mut inbox = core::mem::take(&mut machine.inbox);
-        for (interface, id) in inbox.drain(..) {
-            self.note_frame("executed", id);
-            let frame = &self.pool.get(id).bytes;
+        for (_, id) in &inbox {
+            let frame = &self.pool.get(*id).bytes;
             if let Some(fields) = bytes::parse(frame)
                 && !fields.response
             {
@@ -315,6 +290,17 @@ impl World {
                     self.ledger.borrow_mut().delivered(target, frame, &fields);
                 }
             }
+        }
+        if machine.spec.breach == Breach::LastFirst {
+            inbox.reverse();
+        }
+        for (interface, id) in inbox.drain(..) {
+            self.note_frame("executed", id);
+            let forged = machine.forger.request(&self.pool.get(id).bytes);
+            if let Some(answer) = forged.answer {
+                self.machine_forges(&machine, interface, &answer);
+            }
+            let frame = forged.request.as_ref().unwrap_or(&self.pool.get(id).bytes);
             if let Some(blade) = &mut machine.blade {
                 let cut = if machine.spec.segments {
                     frame.len().min(SEGMENT_BYTES)
@@ -368,6 +354,7 @@ impl World {
                 let frame = self.pool.get_mut(id);
                 frame.bytes.extend_from_slice(transmit.header);
                 frame.bytes.extend_from_slice(transmit.payload);
+                machine.forger.answer(&mut frame.bytes);
                 let len_bytes = frame.bytes.len();
                 if len_bytes < 60 {
                     frame.bytes.resize(60, 0);
@@ -379,6 +366,15 @@ impl World {
             }
         }
         self.machine = Some(machine);
+    }
+
+    /// Sends an answer that the blade has not given.
+    fn machine_forges(&mut self, machine: &Machine, interface: u8, answer: &[u8]) {
+        let id = self.pool.take();
+        self.pool.get_mut(id).bytes.extend_from_slice(answer);
+        self.note_frame("forged", id);
+        self.judge_answer(machine, interface, id);
+        self.launch(id, machine.first_port + interface, self.now_ns);
     }
 
     fn judge_answer(&mut self, machine: &Machine, interface: u8, id: FrameId) {

@@ -136,6 +136,14 @@ pub struct Tally {
     pub query_frames: u64,
     /// Frames lost in full sockets.
     pub socket_drops: u64,
+    /// Runs that show nothing: without S3, an initiator sent a write as two requests.
+    pub inconclusive: u64,
+    /// Late copies of writes, SETs answered, and writes of those shut out, as production blades got them.
+    pub copies_late: u64,
+    /// SETs answered as done.
+    pub sets_done: u64,
+    /// Writes that came from those shut out.
+    pub fenced_tries: u64,
     /// Sectors judged.
     pub sectors_judged: u64,
     /// Turns of hosts.

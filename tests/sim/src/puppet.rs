@@ -206,7 +206,16 @@ impl Puppet {
             let free = |(first, count, _): &(u64, u64, u64)| {
                 lba >= first + count || *first >= lba + sectors
             };
-            if self.closed.iter().all(free) {
+            // What overlaps with a write under way waits, as with any initiator: sent again under a new session, that one would
+            // come after it.
+            let under_way = self.open.iter().filter_map(|open| match open.purpose {
+                Purpose::Ata {
+                    ask: Ask::Write { lba, sectors, .. },
+                    ..
+                } => Some((lba, sectors, 0)),
+                _ => None,
+            });
+            if self.closed.iter().all(free) && under_way.into_iter().all(|range| free(&range)) {
                 return Some(lba);
             }
         }
@@ -645,7 +654,8 @@ impl World {
             let seen = FlushSeen {
                 begun,
                 promised: self.is_durable(),
-                excused: false,
+                // Without a promise nothing is.
+                excused: !self.is_durable(),
             };
             let result = self.judge_sector_flushed(0, lba, seen);
             if let Err(violation) = result {

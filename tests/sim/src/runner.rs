@@ -40,6 +40,14 @@ pub fn run(scenario: &Scenario, trace: Option<&mut Vec<String>>) -> Result<Tally
         lines.extend(world.trace_lines().map(ToString::to_string));
     }
     world.tally.sectors_judged = world.oracle.reads_judged();
+    let ledger = world.ledger.borrow();
+    let [copies_late, sets_done, fenced_tries] = ledger.counts();
+    (world.tally.copies_late, world.tally.sets_done) = (copies_late, sets_done);
+    world.tally.fenced_tries = fenced_tries;
+    if scenario.family == Family::BladeNorule && result.is_err() && ledger.retagged() {
+        world.tally.inconclusive = 1;
+        return Ok(world.tally);
+    }
     result.map(|()| world.tally)
 }
 
@@ -234,6 +242,10 @@ impl Soaked {
             (&mut sum.write_frames, tally.write_frames),
             (&mut sum.query_frames, tally.query_frames),
             (&mut sum.socket_drops, tally.socket_drops),
+            (&mut sum.inconclusive, tally.inconclusive),
+            (&mut sum.copies_late, tally.copies_late),
+            (&mut sum.sets_done, tally.sets_done),
+            (&mut sum.fenced_tries, tally.fenced_tries),
             (&mut sum.sectors_judged, tally.sectors_judged),
             (&mut sum.turns, tally.turns),
             (&mut sum.events, tally.events),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sandrail_proto::aoe::initiator::{InitiatorConfig, StaleWriteRule, TargetOrder};
 
+use crate::breach::Breach;
 use crate::host::{HostSpec, ns};
 use crate::load::LoadSpec;
-use crate::machine::Breach;
 use crate::net::Rates;
 use crate::target::{Fault, Flush, TargetSpec};
 use crate::world::{Mishap, WorldSpec};

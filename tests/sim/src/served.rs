@@ -7,11 +7,12 @@ use sandrail_proto::aoe::target::backing::Durability;
 use sandrail_proto::aoe::target::{BladeConfig, ForceSet, SessionRule, TargetConfig};
 use sandrail_wire::TargetAddr;
 
+use crate::breach::Breach;
 use crate::bytes::Mac;
 use crate::disk::DiskSpec;
 use crate::host::{HostSpec, ns};
 use crate::load::LoadSpec;
-use crate::machine::{Breach, MachineSpec};
+use crate::machine::MachineSpec;
 use crate::net::Rates;
 use crate::puppet::{Kind, PuppetSpec, WriterSpec};
 use crate::scenario::{Family, Sabotage, Scenario};
