@@ -570,7 +570,7 @@ fn draw_incarnation() -> std::io::Result<u64> {
     loop {
         let mut bytes = [0; 8];
         random.read_exact(&mut bytes)?;
-        match u64::from_ne_bytes(bytes) {
+        match u64::from_le_bytes(bytes) {
             0 => {}
             drawn => return Ok(drawn),
         }

@@ -183,7 +183,8 @@ fn attaches_that_come_to_no_session_say_why() {
         lifetime_ms: 2000,
         remembered_ms: 1999,
     });
-    let cases: [(fn(&mut Speaker), AttachFailure); 6] = [
+    type Spoil = fn(&mut Speaker);
+    let cases: [(Spoil, AttachFailure); 6] = [
         (|speaker| speaker.remembered_ms = 1999, too_long),
         (
             // One that grants a session all the same.

@@ -11,11 +11,12 @@ use sandrail_wire::ata::SECTOR_BYTES;
 use sandrail_wire::{EtherType, Lba, MacAddr, TargetAddr};
 
 use super::api::{InterfaceId, Operation};
-use super::command::{COPIES_MAX, Kind, State};
-use super::config::{InterfaceConfig, PATHS_MAX, PROBE_COMMANDS};
+use super::command::{COPIES_MAX, Command, Kind, State};
+use super::config::{InitiatorConfig, InterfaceConfig, PATHS_MAX, PROBE_COMMANDS};
 use super::list::NONE;
 use super::request::RequestState;
 use super::session::attach_request;
+use super::target::Target;
 use super::{Initiator, kind_of};
 use crate::time::Instant;
 
@@ -457,40 +458,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         } else {
             target.addr
         };
-        // A disk that shrank to 28 bits refuses what lies beyond: no shorter address names that sector.
-        let lba48 = target
-            .identify
-            .as_ref()
-            .is_none_or(|identify| identify.lba48)
-            || command.lba > Lba::MAX_28.0;
-        let count = u8::try_from(command.count).unwrap_or(u8::MAX);
-        let session = if command.kind.needs_session() {
-            command.session
-        } else {
-            target.session
-        };
-        let mut sandrail = None;
+        let operation = request.map(|request| request.operation);
         let (mut control, mut data): (&[u8], &[u8]) = (&[], &[]);
         let body = match command.kind {
-            Kind::Read | Kind::PayloadIn if lba48 => {
-                Body::Ata(AtaRepr::read_ext(Lba(command.lba), count))
-            }
-            Kind::Read | Kind::PayloadIn => Body::Ata(AtaRepr::read28(Lba(command.lba), count)),
             Kind::Write => {
                 let from = command.offset as usize * SECTOR_BYTES;
                 data = &buffer[from..from + usize::from(command.count) * SECTOR_BYTES];
-                Body::Ata(if lba48 {
-                    AtaRepr::write_ext(Lba(command.lba), count)
-                } else {
-                    AtaRepr::write28(Lba(command.lba), count)
-                })
+                Body::Ata(ata_request(command, target))
             }
-            Kind::Flush => Body::Ata(if target.claims_flush() {
-                AtaRepr::flush_ext()
-            } else {
-                AtaRepr::flush()
-            }),
-            Kind::Identify | Kind::OwnIdentify => Body::Ata(AtaRepr::identify()),
+            Kind::Read | Kind::PayloadIn | Kind::Flush | Kind::Identify | Kind::OwnIdentify => {
+                Body::Ata(ata_request(command, target))
+            }
             Kind::Discover | Kind::Attach | Kind::Probe => {
                 Body::Config(ConfigRepr::request(ConfigCommand::Read, &[]))
             }
@@ -500,25 +478,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 control = &FILLER[..4];
                 Body::Config(ConfigRepr::request(ConfigCommand::Read, &[]))
             }
-            Kind::Session => {
-                sandrail = Some(attach_request(&self.config));
-                SANDRAIL
-            }
+            Kind::Session => SANDRAIL,
             Kind::Query | Kind::Change => {
-                let operation = request.map_or(Operation::Flush, |request| request.operation);
-                if let Operation::ReserveEpoch { epoch, len_bytes } = operation {
-                    sandrail = Some(SandrailRepr {
-                        epoch,
-                        macs: mac_list(buffer, len_bytes),
-                        ..SandrailRepr::request(SandrailOperation::Reserve)
-                    });
-                }
-                control_body(operation, buffer)
+                control_body(operation.unwrap_or(Operation::Flush), buffer)
             }
-        };
-        let body = match body {
-            Body::Ata(ata) => Body::Ata(ata.with_session(session)),
-            other => other,
         };
         let ethernet = sandrail_wire::ethernet::EthernetRepr {
             dst: decided.dst,
@@ -543,8 +506,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             .expect("the scratch holds any control frame");
         scratch[end..end + control.len()].copy_from_slice(control);
         end += control.len();
-        if let Some(sandrail) = sandrail {
-            end += sandrail
+        if let Body::Vendor { .. } = body {
+            end += sandrail_request(&self.config, operation, buffer)
                 .emit(&mut scratch[end..])
                 .expect("the scratch holds any control frame");
         }
@@ -556,6 +519,52 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             header: &self.scratch[..end],
             payload: data,
         }
+    }
+}
+
+/// The registers of a command, with the session.
+#[inline]
+fn ata_request(command: &Command, target: &Target) -> AtaRepr {
+    // A disk that shrank to 28 bits refuses what lies beyond: no shorter address names that sector.
+    let lba48 = target
+        .identify
+        .as_ref()
+        .is_none_or(|identify| identify.lba48)
+        || command.lba > Lba::MAX_28.0;
+    let (lba, count) = (
+        Lba(command.lba),
+        u8::try_from(command.count).unwrap_or(u8::MAX),
+    );
+    let session = if command.kind.needs_session() {
+        command.session
+    } else {
+        target.session
+    };
+    let registers = match command.kind {
+        Kind::Write if lba48 => AtaRepr::write_ext(lba, count),
+        Kind::Write => AtaRepr::write28(lba, count),
+        Kind::Flush if target.claims_flush() => AtaRepr::flush_ext(),
+        Kind::Flush => AtaRepr::flush(),
+        Kind::Identify | Kind::OwnIdentify => AtaRepr::identify(),
+        _ if lba48 => AtaRepr::read_ext(lba, count),
+        _ => AtaRepr::read28(lba, count),
+    };
+    registers.with_session(session)
+}
+
+/// The arguments of Sandrail's command: of a reservation by epoch, or of our own request for a session.
+fn sandrail_request<'a>(
+    config: &InitiatorConfig,
+    operation: Option<Operation>,
+    buffer: &'a [u8],
+) -> SandrailRepr<'a> {
+    match operation {
+        Some(Operation::ReserveEpoch { epoch, len_bytes }) => SandrailRepr {
+            epoch,
+            macs: mac_list(buffer, len_bytes),
+            ..SandrailRepr::request(SandrailOperation::Reserve)
+        },
+        _ => attach_request(config),
     }
 }
 
