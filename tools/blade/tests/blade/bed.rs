@@ -7,7 +7,7 @@ use sandrail_lab::{Blade, BladeOptions, Lab, Side, can_run};
 use sandrail_node::links::{AnyLink, LinkChoice, LinkOptions, QueuePlan, by_shard, open_links};
 use sandrail_node::{Client, Node, NodeConfig, TargetHandle};
 use sandrail_proto::aoe::initiator::PinnedMacs;
-use sandrail_wire::Lba;
+use sandrail_wire::{Lba, VlanTag};
 use serde_json::Value;
 
 /// The program under test.
@@ -58,18 +58,33 @@ impl Station {
 
     /// Over this link, each shard with a queue of its own.
     pub(crate) fn over(lab: &Lab, choice: LinkChoice, shards: usize) -> Self {
+        Self::on(lab, &[lab.interface(Side::Initiator)], choice, shards, None)
+    }
+
+    /// On these interfaces of the initiator's side, frames tagged or not.
+    pub(crate) fn on(
+        lab: &Lab,
+        interfaces: &[&str],
+        choice: LinkChoice,
+        shards: usize,
+        vlan: Option<VlanTag>,
+    ) -> Self {
+        let open = |interface: &&str| {
+            let options = LinkOptions {
+                choice,
+                queues: QueuePlan::PerShard { first: 0 },
+                ..LinkOptions::new(*interface)
+            };
+            open_links(&options, shards).unwrap().links
+        };
         let links: Vec<Vec<AnyLink>> = lab
             .enter(Side::Initiator, || {
-                let options = LinkOptions {
-                    choice,
-                    queues: QueuePlan::PerShard { first: 0 },
-                    ..LinkOptions::new(lab.interface(Side::Initiator))
-                };
-                by_shard(vec![open_links(&options, shards).unwrap().links])
+                by_shard(interfaces.iter().map(open).collect())
             })
             .unwrap();
         let mut config = NodeConfig {
             run_dir: None,
+            vlans: vec![vlan; interfaces.len()],
             ..NodeConfig::default()
         };
         config.memory.buffers = 64;

@@ -2,10 +2,14 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::Duration;
 
 use sandrail_lab::{Lab, Side};
 use sandrail_node::links::LinkChoice;
-use sandrail_proto::aoe::initiator::Durability;
+use sandrail_proto::aoe::initiator::{Durability, PinnedMacs};
+
+use sandrail_wire::aoe::ReserveCommand;
+use sandrail_wire::{Lba, MacAddr, VlanTag};
 
 use crate::bed::{PATIENCE, Station, lab, noise, options, possible, target_status};
 
@@ -174,4 +178,169 @@ fn a_file_that_grows_is_seen() {
     let mut station = Station::new(&lab);
     let target = station.attach("e7.3");
     station.verify(target, 4096, &noise(1, 4096));
+}
+
+fn ip(lab: &Lab, side: Side, line: &str) {
+    let words = line.split_ascii_whitespace();
+    let status = lab.command(side, "ip").args(words).status().unwrap();
+    assert!(status.success(), "ip {line}");
+}
+
+#[test]
+fn two_interfaces_are_two_paths() {
+    if !possible("two_interfaces_are_two_paths") {
+        return;
+    }
+    let lab = lab(1);
+    let far = lab.namespace(Side::Target);
+    let second =
+        format!("link add name san2 mtu 9000 type veth peer name san3 netns {far} mtu 9000");
+    ip(&lab, Side::Initiator, &second);
+    ip(&lab, Side::Initiator, "link set san2 up");
+    ip(&lab, Side::Target, "link set san3 up");
+    let blade = lab
+        .blade(options().export("e7.3", "ram:8M").args([
+            "--interface",
+            "san3",
+            "--link",
+            "xdp-generic",
+        ]))
+        .unwrap();
+    let mut station = Station::on(&lab, &["san0", "san2"], LinkChoice::Packet, 1, None);
+    let status = crate::bed::ask(&blade, r#"{"verb":"status"}"#);
+    let macs = [0, 1].map(|place| {
+        let mac = &status["cores"][0]["links"][place]["mac"];
+        mac.as_str().unwrap().parse::<MacAddr>().unwrap()
+    });
+    let pinned = PinnedMacs::new(&macs).unwrap();
+    let target = station
+        .node()
+        .attach("e7.3".parse().unwrap(), pinned, PATIENCE)
+        .unwrap();
+    let paths = || station.node().target(target).unwrap().unwrap().paths;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while paths().iter().flatten().count() < 2 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", paths());
+        std::thread::yield_now();
+    }
+    station.verify(target, 0, &noise(1, 4 << 20));
+    let status = crate::bed::ask(&blade, r#"{"verb":"status"}"#);
+    for (place, name) in ["san1", "san3"].into_iter().enumerate() {
+        let link = &status["cores"][0]["links"][place];
+        assert_eq!(link["interface"], name, "{status}");
+        assert!(link["counters"]["rx_frames"].as_u64() > Some(10), "{link}");
+    }
+}
+
+#[test]
+fn tagged_frames_are_served_to_their_vlan_only() {
+    if !possible("tagged_frames_are_served_to_their_vlan_only") {
+        return;
+    }
+    let lab = lab(1);
+    for link in ["xdp-generic", "packet"] {
+        let serving = options()
+            .export("e7.3", "ram:8M")
+            .args(["--link", link, "--vlan", "7"]);
+        let blade = lab.blade(serving).unwrap();
+        let tag = |id| VlanTag::new(id, 0);
+        let station = |vlan| Station::on(&lab, &["san0"], LinkChoice::Packet, 1, vlan);
+        for stranger in [tag(8), None] {
+            let found = station(stranger)
+                .node()
+                .discover(Duration::from_millis(200))
+                .unwrap();
+            assert!(found.is_empty(), "{stranger:?} over {link}: {found:?}");
+        }
+        let mut member = station(tag(7));
+        let target = member.attach("e7.3");
+        member.verify(target, 0, &noise(1, 1 << 20));
+        let frames = crate::bed::ask(&blade, r#"{"verb":"status"}"#)["cores"][0]["frames"].clone();
+        assert!(frames["rx_other_vlan"].as_u64() >= Some(2), "{frames}");
+    }
+}
+
+#[test]
+fn targets_are_what_their_exports_say() {
+    if !possible("targets_are_what_their_exports_say") {
+        return;
+    }
+    let lab = lab(1);
+    let _blade = lab
+        .blade(
+            options()
+                .export(
+                    "e7.3",
+                    "ram:1M,model=Proof,serial=4711,sectors-max=8,force-set=refuse",
+                )
+                .export("e7.4", "ram:1M,read-only")
+                .args(["--link", "packet", "--buffer-count", "17"]),
+        )
+        .unwrap();
+    let mut station = Station::new(&lab);
+    let target = station.attach("e7.3");
+    let info = station.node().target(target).unwrap().unwrap();
+    assert_eq!(info.identify.model.to_string().trim_end(), "Proof");
+    assert_eq!(info.identify.serial.to_string().trim_end(), "4711");
+    assert_eq!((info.sectors_max, info.buffer_count), (8, 17));
+    let other = MacAddr([2, 0, 0, 0, 0, 0x55]);
+    let client = &mut station.client;
+    client
+        .reserve(target, ReserveCommand::ForceSet, &[other])
+        .unwrap_err();
+    assert_eq!(
+        client.reserve(target, ReserveCommand::Read, &[]).unwrap(),
+        []
+    );
+    let sealed = station.attach("e7.4");
+    station.client.write(sealed, Lba(0), &[1; 512]).unwrap_err();
+    assert!(station.read(sealed, 0, 512).iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn an_orderly_end_in_a_write_storm_keeps_everything_acknowledged() {
+    if !possible("an_orderly_end_in_a_write_storm_keeps_everything_acknowledged") {
+        return;
+    }
+    let lab = lab(1);
+    let disk = lab.folder().unwrap().join("disk");
+    // Whatever is not flushed at the end is lost with the process.
+    let mut blade = lab
+        .blade(
+            options()
+                .export("e7.3", &format!("{},create=16M,power-cut", disk.display()))
+                .args(["--link", "xdp-generic"]),
+        )
+        .unwrap();
+    let mut station = Station::new(&lab);
+    let target = station.attach("e7.3");
+    station
+        .client
+        .set_request_timeout(Duration::from_millis(500));
+    const PIECE_BYTES: usize = 32 << 10;
+    let storm = std::thread::spawn(move || {
+        let pieces = (0_u64..).map(|seed| (seed, noise(seed, PIECE_BYTES)));
+        let written = pieces.take_while(|(seed, data)| {
+            let lba = seed % 512 * 64;
+            station.client.write(target, Lba(lba), data).is_ok()
+        });
+        written.count()
+    });
+    while target_status(&blade, "e7.3")["counters"]["writes"].as_u64() < Some(200) {
+        assert!(!storm.is_finished(), "{}", blade.output());
+    }
+    let status = blade.stop().unwrap();
+    assert!(status.success(), "{status}: {}", blade.output());
+    let acknowledged = storm.join().unwrap();
+    let content = std::fs::read(&disk).unwrap();
+    // The last one of each place, but for the one after them, which may or may not have been written.
+    let next = acknowledged % 512;
+    for place in (0..512.min(acknowledged)).filter(|place| *place != next) {
+        let last = place + (acknowledged - 1 - place) / 512 * 512;
+        let seed = u64::try_from(last).unwrap();
+        assert!(
+            content[place * PIECE_BYTES..][..PIECE_BYTES] == noise(seed, PIECE_BYTES),
+            "write {last} of {acknowledged} is not in the file"
+        );
+    }
 }
