@@ -21,7 +21,7 @@ pub enum Breach {
     EpochsIgnored,
     /// What is lost is not told (S7).
     MarkStuck,
-    /// What was made durable is forgotten at a restart.
+    /// What was made durable is forgotten at a restart, but for the session numbers.
     Amnesia,
     /// Frames that wait are taken the last first.
     LastFirst,
@@ -31,6 +31,8 @@ pub enum Breach {
     BuffersUnlimited,
     /// Some sectors are written with a byte changed.
     Torn,
+    /// Some operations of the disk never end.
+    DiskStuck,
 }
 
 /// What is made of a request.

@@ -33,6 +33,8 @@ pub struct DiskSpec {
     pub fails: u16,
     /// TRIM does something.
     pub discards: bool,
+    /// Some operations never end: to show that the checkers notice.
+    pub stuck: bool,
     /// The loss mark never changes, though writes are lost: a broken disk, to show that the checkers notice.
     pub mark_stuck: bool,
 }
@@ -49,6 +51,7 @@ impl DiskSpec {
             busy: 0,
             fails: 0,
             discards: false,
+            stuck: false,
             mark_stuck: false,
         }
     }
@@ -281,6 +284,11 @@ impl SimDisk {
             stage: Stage::Running,
             data,
         };
+        if self.spec.stuck && self.begun % 50 == 0 {
+            operation.until_ns = u64::MAX;
+            self.operations[place] = Some(operation);
+            return Started::Pending;
+        }
         if !self.rng_at_once() {
             self.operations[place] = Some(operation);
             return Started::Pending;

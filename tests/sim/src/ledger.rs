@@ -11,7 +11,7 @@
 //! - masks: whoever asks after the mask that shuts it out was answered is not answered;
 //! - persistence: a config string that is told is the last one acknowledged, or one asked for since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::bytes::{self, Fields, Mac, Vendor};
 use crate::stamp::{self, SECTOR_BYTES, Stamp};
@@ -90,7 +90,7 @@ pub(crate) struct Books {
     history: Vec<Vec<Stamp>>,
     asked: HashMap<Part, Asked>,
     recent: Vec<Executed>,
-    sessions: HashMap<u16, SessionBooks>,
+    sessions: BTreeMap<u16, SessionBooks>,
     /// Attaches that are to be answered: source, tag, incarnation, shard.
     attaching: HashMap<(Mac, u32), (u64, u8)>,
     /// The reservation that was acknowledged last, and those asked for since.

@@ -186,8 +186,11 @@ impl Machine {
     }
 
     fn keep(&mut self, target: TargetIndex, state: PersistentState) {
-        if self.spec.breach != Breach::Amnesia {
-            self.durable[usize::from(target.0)] = state;
+        let kept = &mut self.durable[usize::from(target.0)];
+        if self.spec.breach == Breach::Amnesia {
+            kept.session_next = state.session_next;
+        } else {
+            *kept = state;
         }
     }
 }

@@ -33,6 +33,9 @@ pub struct WriterSpec {
     pub flush_permille: u16,
     /// Writes with a session; without, it is a foreign initiator.
     pub session: bool,
+    /// Writes what overlaps with a write under way. After a session's end that one would be sent again, and come after it:
+    /// only for where no session ends.
+    pub overlaps: bool,
     /// Writes on with what it has when it is shut out.
     pub keeps_on: bool,
     /// A request must be answered within this; 0: whenever.
@@ -199,15 +202,14 @@ impl Puppet {
     }
 
     /// Sectors that are not those of a write that was given up and may still be under way.
-    fn place(&mut self, now_ns: u64, region: (u64, u64), sectors: u64) -> Option<u64> {
+    fn place(&mut self, now_ns: u64, writer: &WriterSpec, sectors: u64) -> Option<u64> {
+        let region = writer.region;
         self.closed.retain(|(.., until_ns)| *until_ns > now_ns);
         for _ in 0..8 {
             let lba = region.0 + self.rng.u64(..=region.1 - sectors);
             let free = |(first, count, _): &(u64, u64, u64)| {
                 lba >= first + count || *first >= lba + sectors
             };
-            // What overlaps with a write under way waits, as with any initiator: sent again under a new session, that one would
-            // come after it.
             let under_way = self.open.iter().filter_map(|open| match open.purpose {
                 Purpose::Ata {
                     ask: Ask::Write { lba, sectors, .. },
@@ -215,6 +217,9 @@ impl Puppet {
                 } => Some((lba, sectors, 0)),
                 _ => None,
             });
+            if writer.overlaps {
+                return Some(lba);
+            }
             if self.closed.iter().all(free) && under_way.into_iter().all(|range| free(&range)) {
                 return Some(lba);
             }
@@ -319,7 +324,7 @@ impl World {
         let ask = if kind < writer.flush_permille {
             Ask::Flush
         } else {
-            let Some(lba) = puppet.place(now_ns, writer.region, sectors) else {
+            let Some(lba) = puppet.place(now_ns, writer, sectors) else {
                 return false;
             };
             if kind - writer.flush_permille < writer.write_permille {

@@ -162,6 +162,7 @@ impl Maker {
                 0
             },
             discards: self.rng.bool(),
+            stuck: breach == Breach::DiskStuck,
             mark_stuck: breach == Breach::MarkStuck,
         };
         let mut config = BladeConfig {
@@ -297,6 +298,7 @@ impl Maker {
                     write_permille: if fair { 300 } else { self.rng.u16(400..=900) },
                     flush_permille: if fair { 0 } else { self.rng.u16(..150) },
                     session: true,
+                    overlaps: fair,
                     keeps_on: self.family == Family::BladeFence,
                     within_ns: if fair && !greedy { MS } else { 0 },
                 }),

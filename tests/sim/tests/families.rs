@@ -86,6 +86,50 @@ fn calm() {
     by_time(Family::Calm);
 }
 
+#[test]
+fn blade() {
+    by_time(Family::Blade);
+}
+
+#[test]
+fn blade_norule() {
+    let start = number("SANDRAIL_SIM_START", 0);
+    let time = Duration::from_secs(number("SANDRAIL_SIM_SECONDS", SECONDS));
+    let soaked = soak(
+        Family::BladeNorule,
+        Sabotage::default(),
+        start,
+        Until::Passed(time),
+        |_| (),
+    );
+    let soaked = soaked.unwrap_or_else(|failure| panic!("{failure}"));
+    println!(
+        "blade-norule: {} seeds, {:.0} seeds/s, {:?}",
+        soaked.seeds,
+        soaked.per_second(),
+        soaked.tally
+    );
+    assert!(
+        soaked.tally.copies_late > soaked.seeds,
+        "few copies came late"
+    );
+    assert!(
+        soaked.tally.inconclusive * 20 <= soaked.seeds,
+        "{:?}",
+        soaked.tally
+    );
+}
+
+#[test]
+fn blade_fence() {
+    by_time(Family::BladeFence);
+}
+
+#[test]
+fn blade_fair() {
+    by_time(Family::BladeFair);
+}
+
 /// The same seed gives the same run.
 #[test]
 fn a_seed_determines_everything() {
