@@ -85,6 +85,7 @@ impl<D: Backing> Blade<D> {
             match self.duplicates.find(heard.now, &known_by) {
                 Known::New => key = Some(known_by),
                 Known::Executes => return Verdict::CopyExecuting,
+                Known::Lost => return Verdict::DuplicatesFull,
                 Known::Done(registers) => {
                     self.targets[number].counters.copies_answered += 1;
                     plan = tell(registers);

@@ -7,7 +7,10 @@
 //!
 //! Entries lie in a ring in order of arrival, and chains of a hash table run through the ring from younger to older ones.
 //! An entry that is overwritten or falls out at the ring's old end ends the chains that lead to it, so that nothing is ever
-//! unlinked: a look-up costs one access to the table and one for each entry of its chain.
+//! unlinked.
+//!
+//! Nearly every request is new, and what that costs is memory that is in no cache: a million entries are. So the table is
+//! laid out to have neighbours in use at a time (see [`Key::home`]), and is sparse, so that most places lead nowhere.
 
 use core::time::Duration;
 
@@ -44,19 +47,34 @@ impl Key {
         ])
     }
 
-    /// Mixed by multiplication, in the manner of wyhash; `seed` keeps senders from choosing who collides.
-    fn hash(&self, seed: u64) -> u64 {
-        fn mix(a: u64, b: u64) -> u64 {
-            let product = u128::from(a) * u128::from(b);
-            let [high, low] = [product >> 64, product & u128::from(u64::MAX)];
-            u64::try_from(high ^ low).unwrap_or(0)
-        }
-        let [a, b, c] = self.0;
-        mix(
-            mix(a ^ seed, b ^ 0x9e37_79b9_7f4a_7c15),
-            c ^ 0xd1b5_4a32_d192_ed03,
-        )
+    /// The key's place in a table of 2^`bits`: somewhere for its sender, and within that by its tag.
+    ///
+    /// Initiators count requests in the upper bits of the tag's number or in the lower (ours: how often a slot was used, above
+    /// the slot). Either way those that come one after another in one half of it lie beside each other here, so that their places
+    /// are in the cache. That one sender's keys could be made to meet is known: a search ends after [`STEPS_MAX`].
+    fn home(&self, seed: u64, bits: u32) -> usize {
+        let [sender, _, tag] = self.0;
+        let request = tag >> 4 & 0x00ff_ffff;
+        let (upper, lower) = (request >> 12, request & 0x0fff);
+        let own = if bits >= 12 {
+            // Shifted, for each value of the lower half by another amount: at equal distances they would compete for one set.
+            lower << (bits - 12) | (upper + lower * 0x9e5) & ((1 << (bits - 12)) - 1)
+        } else {
+            lower ^ upper
+        };
+        let base = mix(sender ^ seed, (tag >> 28) ^ MIX);
+        let place = base.wrapping_add(own) & ((1 << bits) - 1);
+        usize::try_from(place).unwrap_or(0)
     }
+}
+
+/// Multiplied with, in the manner of wyhash.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    let [high, low] = [product >> 64, product & u128::from(u64::MAX)];
+    u64::try_from(high ^ low).unwrap_or(0)
 }
 
 /// Registers of an outcome, to be told again.
@@ -100,13 +118,21 @@ pub(super) enum Known {
     Executes,
     /// A copy of it is done.
     Done(Registers),
+    /// Too many others are in the way to find it: nobody can tell.
+    Lost,
 }
+
+/// Steps of a search. Chains are hardly ever longer than two, if nobody makes them so.
+const STEPS_MAX: u32 = 32;
+/// The table has two to this times as many places as the ring.
+const SPARSE_BITS: u32 = 2;
 
 /// The memory of all targets' requests.
 #[derive(Debug)]
 pub(super) struct Duplicates {
     ring: Box<[Entry]>,
     heads: Box<[u32]>,
+    heads_bits: u32,
     /// Numbers of the oldest entry and of the next one to come; they wrap.
     oldest: u32,
     next: u32,
@@ -126,10 +152,12 @@ impl Duplicates {
             operation: 0,
             registers: Registers::default(),
         };
-        let count = usize::try_from(entries_max.next_power_of_two()).expect("32 bits");
+        let bits = entries_max.next_power_of_two().trailing_zeros();
+        let heads_bits = bits + SPARSE_BITS;
         Self {
-            ring: vec![empty; count].into(),
-            heads: vec![u32::MAX; count].into(),
+            ring: vec![empty; 1 << bits].into(),
+            heads: vec![0; 1 << heads_bits].into(),
+            heads_bits,
             oldest: 0,
             next: 0,
             retained_ns: crate::time::nanos(lifetime).saturating_mul(2),
@@ -146,11 +174,6 @@ impl Duplicates {
         number as usize & (self.ring.len() - 1)
     }
 
-    fn head_of(&self, key: &Key) -> usize {
-        let hash = key.hash(self.seed);
-        usize::try_from(hash >> 32).unwrap_or(0) & (self.heads.len() - 1)
-    }
-
     /// All frames that had arrived by now were seen.
     pub(super) const fn turned(&mut self, now: Instant) {
         self.turned_ns = now.as_nanos();
@@ -163,10 +186,10 @@ impl Duplicates {
     /// What is known of a request, which is answered again if it is done. Which operation executes it is known to whoever began
     /// it.
     pub(super) fn find(&mut self, now: Instant, key: &Key) -> Known {
-        let mut number = self.heads[self.head_of(key)];
+        let mut number = self.heads[key.home(self.seed, self.heads_bits)];
         // Each step must lead to an older entry, and to one that is there still: what a chain says of others is stale.
         let mut younger_age = self.len();
-        loop {
+        for _ in 0..STEPS_MAX {
             let age = number.wrapping_sub(self.oldest);
             if age >= younger_age {
                 return Known::New;
@@ -186,21 +209,25 @@ impl Duplicates {
             younger_age = age;
             number = entry.older;
         }
+        Known::Lost
     }
 
     /// Makes room for an entry; `false` when all are too young. `moved` is told of each operation whose entry has another number
     /// now.
     pub(super) fn make_room(&mut self, mut moved: impl FnMut(u32, EntryId)) -> bool {
         for _ in 0..8 {
-            if self.has_room() {
+            if self.len() == 0 {
                 break;
             }
             let entry = self.ring[self.place(self.oldest)];
-            self.oldest = self.oldest.wrapping_add(1);
             let executes = entry.done_ns == EXECUTES;
             let is_young = self.is_young(&entry);
+            if is_young && self.has_room() {
+                break;
+            }
+            self.oldest = self.oldest.wrapping_add(1);
             // Something slow must not keep the place of all that came after it: it moves to the young end.
-            if executes || is_young {
+            if is_young {
                 let id = self.push(entry.key, entry.operation);
                 let place = self.place(id.0);
                 self.ring[place].done_ns = entry.done_ns;
@@ -224,11 +251,14 @@ impl Duplicates {
     }
 
     fn push(&mut self, key: Key, operation: u32) -> EntryId {
-        let (number, head, place) = (self.next, self.head_of(&key), self.place(self.next));
+        let number = self.next;
+        let head = &mut self.heads[key.home(self.seed, self.heads_bits)];
+        let older = core::mem::replace(head, number);
+        let place = self.place(number);
         self.ring[place] = Entry {
             key,
             done_ns: EXECUTES,
-            older: core::mem::replace(&mut self.heads[head], number),
+            older,
             operation,
             registers: Registers::default(),
         };
@@ -292,6 +322,55 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+    }
+
+    #[test]
+    fn keys_that_meet_without_end_are_not_searched_for_ever() {
+        let mut table = Duplicates::new(64, LIFETIME, 99);
+        let now = Instant::from_nanos(1);
+        let at = |lba| {
+            let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+            Key::new(0, Session(7), mac, Tag(0x10), 0x34, (Lba(lba), 8))
+        };
+        for lba in 0..40 {
+            let id = table.insert(at(lba), 0);
+            table.done(now, id, Registers::default());
+        }
+        let found = |table: &mut Duplicates, lba| table.find(now, &at(lba));
+        assert_eq!(found(&mut table, 39), Known::Done(Registers::default()));
+        assert_eq!(found(&mut table, 8), Known::Done(Registers::default()));
+        assert_eq!(found(&mut table, 7), Known::Lost, "it may be new, or not");
+        assert_eq!(found(&mut table, 99), Known::Lost);
+    }
+
+    /// The cost of a new request is the memory it touches: the places of requests in a row are few pieces of it, whichever half
+    /// of the tag's number counts.
+    #[test]
+    fn requests_in_a_row_have_their_places_beside_each_other() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let line = |request: u32| {
+            let tag = Tag(request << 4);
+            Key::new(0, Session(7), mac, tag, 0x34, (Lba(u64::from(request)), 8)).home(5, 22) / 16
+        };
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut lives: Vec<u32> = (0..2048).map(|_| rng.u32(..4096)).collect();
+        let mut lines = std::collections::HashSet::new();
+        let mut places = 0;
+        for turn in 0..16 {
+            for slot in 0..2048 {
+                let life = &mut lives[slot as usize];
+                *life = (*life + 1) % 4096;
+                lines.insert(line(*life << 12 | slot));
+                places += 1;
+            }
+            assert!(
+                lines.len() <= 2048 * 2 + 64 * turn,
+                "{} of {places}",
+                lines.len()
+            );
+        }
+        let in_a_row: std::collections::HashSet<_> = (0..1 << 16).map(line).collect();
+        assert!(in_a_row.len() <= 2 * 4096, "{}", in_a_row.len());
     }
 
     /// Agrees with a map, over wraps of the ring and of the numbers; the slow are never forgotten.
