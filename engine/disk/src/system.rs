@@ -239,3 +239,28 @@ fn holds_lock(pid: u32, device: u64, inode: u64) -> bool {
             same && info().is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_device_inode_and_birth() {
+        let path = std::env::temp_dir().join(format!("sandrail-system-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let meta = file.metadata().unwrap();
+        let (identity, _) = identify(&file).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(identity.inode, meta.ino());
+        let (major, minor) = identity.device;
+        assert_eq!(libc::makedev(major, minor), meta.dev());
+        if let Ok(created) = meta.created() {
+            let since = created.duration_since(std::time::UNIX_EPOCH).unwrap();
+            let born = (
+                i64::try_from(since.as_secs()).unwrap(),
+                since.subsec_nanos(),
+            );
+            assert_eq!(identity.born, born);
+        }
+    }
+}

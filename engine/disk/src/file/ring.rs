@@ -231,3 +231,7 @@ impl Style {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;

@@ -312,3 +312,39 @@ fn a_full_cache_before_a_failing_disk_says_so() {
     }
     assert!((48..=64).contains(&lba), "{lba}");
 }
+
+#[test]
+fn a_write_that_overtakes_a_failing_one_is_kept() {
+    let mut disk = over_memory(96);
+    let faults = disk.faults().unwrap();
+    faults.slow(Some(Delay {
+        fixed: Duration::from_millis(2),
+        jitter: Duration::ZERO,
+        seed: 0,
+    }));
+    assert!(faults.fail(7..8, sandrail_disk::Strikes::Writes));
+    write(&mut disk, 7, &sector(7, 1)).unwrap();
+    let started = disk.start(now(), FLUSH, DiskOperation::Flush);
+    assert_eq!(started, Started::Pending);
+    disk.kick(now());
+    // The first version is on its way, and will come back.
+    write(&mut disk, 7, &sector(7, 2)).unwrap();
+    let failed = Some((FLUSH, Err(DiskError::Medium { lba: 7 })));
+    let mut ended = None;
+    while ended.is_none() {
+        rest(&disk);
+        disk.kick(now());
+        ended = disk.poll_done(now());
+    }
+    assert_eq!(ended, failed);
+    disk.release(FLUSH);
+    assert_eq!(read(&mut disk, 7, 1).unwrap(), sector(7, 2));
+    assert_eq!(disk.cache().unwrap().unflushed_sectors(), 1);
+    faults.heal();
+    assert_eq!(flush(&mut disk), Ok(()));
+    disk.cache()
+        .unwrap()
+        .crash(now(), Survivors::Nothing)
+        .unwrap();
+    assert_eq!(read(&mut disk, 7, 1).unwrap(), sector(7, 2));
+}

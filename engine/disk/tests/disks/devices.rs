@@ -283,3 +283,30 @@ fn one_full_block_does_not_fail_its_neighbours() {
         assert_eq!(disk.counters().merged_writes, 1, "{:?}", disk.counters());
     });
 }
+
+#[test]
+fn a_failed_flush_stays_failed_and_changes_the_mark() {
+    let test = "a_failed_flush_stays_failed_and_changes_the_mark";
+    with_tmpfs(test, 256 << 10, |folder| {
+        // Blocks of 4096 bytes make the disk go through the page cache, and the loop device's file has no room for what is
+        // written back from there.
+        let file = folder.file("disk", 1 << 20);
+        let Some(device) = Loop::try_on(test, &file, 4096) else {
+            return;
+        };
+        let mut disk = file_spec(device.path.clone(), Direct::Auto).open().unwrap();
+        let mark = disk.loss_mark();
+        let block: Vec<u8> = (0..8).flat_map(|lba| sector(lba, 1)).collect();
+        write(&mut disk, 0, &block).unwrap();
+        assert_eq!(flush(&mut disk), Ok(()));
+        assert_eq!(disk.loss_mark(), mark);
+        for at in 0..256 {
+            write(&mut disk, at * 8, &block).unwrap();
+        }
+        let error = flush(&mut disk).unwrap_err();
+        // The kernel itself has told its error, and would be glad to flush now.
+        assert_eq!(flush(&mut disk), Err(error));
+        assert_eq!(flush(&mut disk), Err(error));
+        assert_ne!(disk.loss_mark(), mark);
+    });
+}
