@@ -1,0 +1,539 @@
+//! What all who use a cache share: frames, queues and counters, and the steps that need several of them.
+#![allow(
+    unsafe_code,
+    reason = "the check reads the bytes of a frame that the cache itself has latched"
+)]
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::bytes::FrameMemory;
+use super::config::{CacheConfig, Owner, ReadError, ReadFault, Reserve, WriteError};
+use super::page::PageId;
+use super::policy::{Attempt, Frames, Policy};
+use super::residency::{Going, Kept, Obstacle, Residency};
+use super::stat::{Counts, HandleCounts, Registry};
+use super::waiters::{News, Waiters};
+use super::word::{DIRTY, EXCLUSIVE, REVOKED, Snapshot, WAITERS, WRITING};
+
+/// What a frame has beside its two hot words.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    /// The frame that the token of this number names. Tokens and frames are permuted when a page moves.
+    frame_of_token: AtomicU32,
+    token_of_frame: AtomicU32,
+    /// In the write-back's order, or on its way there.
+    pub(crate) queued: AtomicBool,
+    /// An older image of this page is on its way; the page waits for it.
+    pub(crate) image_under_way: AtomicBool,
+    /// Image: where its page went.
+    pub(crate) moved_to: AtomicU32,
+    /// When the page became dirty, by its shard's clock.
+    pub(crate) dirty_since_ns: AtomicU64,
+    /// Write-back leaves the page alone until then: its owner or its volume has just said no.
+    pub(crate) not_before_ns: AtomicU64,
+    /// What the volume said to the last attempt to write the page, plus one; 0 for nothing.
+    pub(crate) write_error: AtomicU64,
+}
+
+/// What a shard of the cache shares with other threads.
+pub(crate) struct ShardShared {
+    pub(crate) index: u32,
+    first: u32,
+    pub(crate) policy: Policy,
+    /// Tokens, counted from the shard's first, of frames that hold nothing and are in no queue of the policy.
+    free: ArrayQueue<u32>,
+    reserves: [ArrayQueue<u32>; 3],
+    /// Frames to be read into.
+    pub(crate) reads: ArrayQueue<u32>,
+    /// Frames that have become dirty, in that order.
+    pub(crate) dirty: ArrayQueue<u32>,
+    /// Frames that somebody waits for to be written.
+    pub(crate) urgent: ArrayQueue<u32>,
+    pub(crate) dirty_pages: AtomicU64,
+    /// The shard's clock as of its last turn.
+    pub(crate) now_ns: AtomicU64,
+    /// Somebody waits for a frame.
+    pub(crate) starving: AtomicBool,
+    pub(crate) counts: Counts,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: CacheConfig,
+    pub(crate) used_max: u64,
+    pub(crate) residency: Residency,
+    pub(crate) memory: FrameMemory,
+    pub(crate) waiters: Waiters,
+    pub(crate) cold: Box<[Cold]>,
+    pub(crate) shards: Box<[ShardShared]>,
+    pub(crate) registry: Registry,
+    pub(crate) owner: Box<dyn Owner>,
+    shard_frames: u32,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What came of asking for a page to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The caller has the frame, to be read into.
+    Frame(u32),
+    /// It is resident, or somebody else has asked.
+    Exists,
+    /// No frame can be had right now.
+    NoFrame,
+}
+
+impl ShardShared {
+    fn new(config: &CacheConfig, index: u32) -> Self {
+        let reserve = config.reserve;
+        let pages = config.frames / config.shards;
+        let all = pages + reserve.sum();
+        let queue = |capacity: u32| ArrayQueue::new(capacity.max(1) as usize);
+        let mut next = 0;
+        let mut filled = |count: u32| {
+            let queue = queue(all);
+            for token in next..next + count {
+                let pushed = queue.push(token);
+                assert!(pushed.is_ok(), "the queue was made for all");
+            }
+            next += count;
+            queue
+        };
+        let free = filled(pages);
+        let reserves = [
+            filled(reserve.log),
+            filled(reserve.write_back),
+            filled(reserve.recovery),
+        ];
+        Self {
+            index,
+            first: index * all,
+            policy: Policy::new(config.eviction, all),
+            free,
+            reserves,
+            reads: queue(all),
+            dirty: queue(all),
+            urgent: queue(all),
+            dirty_pages: AtomicU64::new(0),
+            now_ns: AtomicU64::new(0),
+            starving: AtomicBool::new(false),
+            counts: Counts::default(),
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(config: CacheConfig, memory: FrameMemory, owner: Box<dyn Owner>) -> Self {
+        let frames = config.frames_all();
+        Self {
+            used_max: Policy::used_max(config.eviction),
+            residency: Residency::new(frames),
+            memory,
+            waiters: Waiters::new(frames + config.shards, config.waiters_max),
+            cold: (0..frames)
+                .map(|frame| Cold {
+                    frame_of_token: AtomicU32::new(frame),
+                    token_of_frame: AtomicU32::new(frame),
+                    queued: AtomicBool::new(false),
+                    image_under_way: AtomicBool::new(false),
+                    moved_to: AtomicU32::new(0),
+                    dirty_since_ns: AtomicU64::new(0),
+                    not_before_ns: AtomicU64::new(0),
+                    write_error: AtomicU64::new(0),
+                })
+                .collect(),
+            shards: (0..config.shards)
+                .map(|index| ShardShared::new(&config, index))
+                .collect(),
+            registry: Registry::new(config.shards),
+            owner,
+            shard_frames: frames / config.shards,
+            config,
+        }
+    }
+
+    pub(crate) fn cold(&self, frame: u32) -> &Cold {
+        &self.cold[frame as usize]
+    }
+
+    pub(crate) fn shard(&self, index: u32) -> &ShardShared {
+        &self.shards[index as usize]
+    }
+
+    /// The shard whose frame it is.
+    pub(crate) fn shard_of_frame(&self, frame: u32) -> &ShardShared {
+        self.shard(frame / self.shard_frames)
+    }
+
+    /// The shard that reads and writes the page.
+    pub(crate) fn shard_of_page(&self, page: PageId) -> &ShardShared {
+        let index = self.owner.shard_of(page, self.config.shards);
+        assert!(
+            index < self.config.shards,
+            "shard {index} of {} for {page}",
+            self.config.shards
+        );
+        self.shard(index)
+    }
+
+    fn frame_of(&self, shard: &ShardShared, token: u32) -> u32 {
+        // Acquire: partner is the release in `move_page`.
+        self.cold(shard.first + token)
+            .frame_of_token
+            .load(Ordering::Acquire)
+    }
+
+    fn token_of(&self, shard: &ShardShared, frame: u32) -> u32 {
+        // Acquire, as above.
+        self.cold(frame).token_of_frame.load(Ordering::Acquire) - shard.first
+    }
+
+    /// The list of those who wait for any frame of a shard.
+    pub(crate) fn frames_list(&self, shard: &ShardShared) -> u32 {
+        self.config.frames_all() + shard.index
+    }
+
+    /// Wakes who waits for the frame, with nothing to tell but that it should look again.
+    pub(crate) fn wake(&self, frame: u32) {
+        self.waiters.wake(frame, News::Look, 0);
+    }
+
+    /// A frame that holds nothing, from those that are free or by eviction.
+    pub(crate) fn take_frame(&self, shard: &ShardShared) -> Option<u32> {
+        let token = shard
+            .free
+            .pop()
+            .or_else(|| shard.policy.evict(&ShardFrames { inner: self, shard }))?;
+        Some(self.frame_of(shard, token))
+    }
+
+    /// Puts a frame back that holds nothing.
+    pub(crate) fn give_frame(&self, shard: &ShardShared, frame: u32) {
+        let pushed = shard.free.push(self.token_of(shard, frame));
+        assert!(pushed.is_ok(), "a token is in one queue at a time");
+    }
+
+    pub(crate) fn reserved(&self, shard: &ShardShared, reserve: Reserve) -> Option<u32> {
+        let token = shard.reserves[reserve.index()].pop()?;
+        Some(self.frame_of(shard, token))
+    }
+
+    pub(crate) fn give_reserved(&self, shard: &ShardShared, reserve: Reserve, frame: u32) {
+        let pushed = shard.reserves[reserve.index()].push(self.token_of(shard, frame));
+        assert!(pushed.is_ok(), "a token is in one queue at a time");
+    }
+
+    pub(crate) fn reserved_left(&self, shard: &ShardShared, reserve: Reserve) -> usize {
+        shard.reserves[reserve.index()].len()
+    }
+
+    /// Finds a frame for the page and enters it, once whoever asks.
+    pub(crate) fn ask(&self, page: PageId, reading: bool, recovery: bool) -> Asked {
+        let hash = page.hash();
+        if self.residency.locate(page, hash).is_some() {
+            return Asked::Exists;
+        }
+        let shard = self.shard_of_page(page);
+        let reserve = || {
+            let reserve = recovery.then_some(Reserve::Recovery)?;
+            self.reserved(shard, reserve)
+        };
+        let Some(frame) = self.take_frame(shard).or_else(reserve) else {
+            shard.counts.no_frame.add(1);
+            return Asked::NoFrame;
+        };
+        let cold = self.cold(frame);
+        cold.image_under_way.store(false, Ordering::Relaxed);
+        cold.write_error.store(0, Ordering::Relaxed);
+        cold.not_before_ns.store(0, Ordering::Relaxed);
+        match self.residency.install(page, hash, frame, reading) {
+            Ok(()) => {
+                shard.counts.misses.add(1);
+                Asked::Frame(frame)
+            }
+            Err(_) => {
+                self.give_frame(shard, frame);
+                Asked::Exists
+            }
+        }
+    }
+
+    /// As [`Self::ask`] for any thread: the shard is told to read.
+    pub(crate) fn ask_shard(&self, page: PageId) -> Asked {
+        let asked = self.ask(page, true, false);
+        if let Asked::Frame(frame) = asked {
+            let shard = self.shard_of_frame(frame);
+            let pushed = shard.reads.push(frame);
+            assert!(pushed.is_ok(), "the queue has room for every frame");
+            self.owner.wake_shard(shard.index);
+        }
+        asked
+    }
+
+    /// The end of a read: the page is checked and published, or withdrawn and those who wait are told why.
+    pub(crate) fn read_done(
+        &self,
+        page: PageId,
+        frame: u32,
+        result: Result<(), u32>,
+    ) -> Result<(), ReadError> {
+        let shard = self.shard_of_frame(frame);
+        let checked = result
+            .map_err(|code| ReadFault::Volume { code })
+            .and_then(|()| {
+                // SAFETY: the frame is exclusive and being read into by the caller, who has finished.
+                let bytes = unsafe { self.memory.bytes(frame) };
+                self.owner.check(page, bytes).map_err(ReadFault::Check)
+            });
+        let hash = page.hash();
+        match checked {
+            Ok(()) => {
+                shard.counts.reads.add(1);
+                shard.policy.admit(self.token_of(shard, frame), hash);
+                let before = self.residency.publish(frame);
+                self.after_release(page, frame, before);
+                Ok(())
+            }
+            Err(fault) => {
+                shard.counts.read_errors.add(1);
+                let news = match &fault {
+                    ReadFault::Volume { code } => News::Volume(*code),
+                    ReadFault::Check(wrong) => News::Check(wrong.expected, wrong.found),
+                };
+                let before = self.residency.withdraw(hash, frame);
+                if before.has(WAITERS) {
+                    self.waiters.wake(frame, news, page.to_bits());
+                }
+                self.give_frame(shard, frame);
+                Err(ReadError { page, fault })
+            }
+        }
+    }
+
+    /// What a release leaves to do: wake, and remove the page if it was revoked.
+    pub(crate) fn after_release(&self, page: PageId, frame: u32, before: Snapshot) {
+        self.wake_after(page, frame, before.has(WAITERS), before);
+        if before.has(REVOKED) {
+            self.finish_revoke(page, frame);
+        }
+    }
+
+    /// Wakes who waits for the frame. Whoever wanted a page that was revoked hears so, and does not ask for it anew.
+    fn wake_after(&self, page: PageId, frame: u32, wake: bool, before: Snapshot) {
+        if wake && before.has(REVOKED) {
+            self.waiters.wake(frame, News::Revoked, page.to_bits());
+        } else if wake {
+            self.wake(frame);
+        }
+    }
+
+    /// Gives a shared latch back.
+    pub(crate) fn unshare(&self, page: PageId, frame: u32) {
+        let (before, wake) = self.residency.unshare(frame);
+        self.wake_after(page, frame, wake, before);
+        if before.has(REVOKED) && before.shared() == 1 {
+            self.finish_revoke(page, frame);
+        }
+    }
+
+    /// Gives the exclusive latch back, and enters the page into its shard's order of dirty ones if it has changed.
+    pub(crate) fn unexclude(&self, page: PageId, frame: u32, changed: bool) {
+        if changed {
+            let cold = self.cold(frame);
+            let shard = self.shard_of_frame(frame);
+            if !self.residency.word(frame).load().has(DIRTY) {
+                // Relaxed: the release of the latch publishes it.
+                let now = shard.now_ns.load(Ordering::Relaxed);
+                cold.dirty_since_ns.store(now, Ordering::Relaxed);
+            }
+            let before = self.residency.unexclude(frame, true);
+            self.now_dirty(frame, before);
+            self.after_release(page, frame, before);
+        } else {
+            let before = self.residency.unexclude(frame, false);
+            self.after_release(page, frame, before);
+        }
+    }
+
+    /// The frame has become dirty: counted if it was not, and in the order if it is not there yet.
+    pub(crate) fn now_dirty(&self, frame: u32, before: Snapshot) {
+        let shard = self.shard_of_frame(frame);
+        if !before.has(DIRTY) {
+            shard.dirty_pages.fetch_add(1, Ordering::Relaxed);
+        }
+        self.queue_dirty(shard, frame);
+    }
+
+    fn queue_dirty(&self, shard: &ShardShared, frame: u32) {
+        // AcqRel: partner is the swap of who takes it from the order; if that one comes after this, it sees the frame dirty.
+        if !self.cold(frame).queued.swap(true, Ordering::AcqRel) {
+            let pushed = shard.dirty.push(frame);
+            assert!(pushed.is_ok(), "a frame is in the order once");
+        }
+    }
+
+    /// Somebody waits for the page to be written: it overtakes the order.
+    pub(crate) fn hurry(&self, frame: u32) {
+        let shard = self.shard_of_frame(frame);
+        // A full queue holds enough to hurry; the caller asks again.
+        let _ = shard.urgent.push(frame);
+        self.owner.wake_shard(shard.index);
+    }
+
+    /// Removes a revoked page if this was its last use.
+    pub(crate) fn finish_revoke(&self, page: PageId, frame: u32) -> Going {
+        let going = self.residency.finish_revoke(page, page.hash(), frame);
+        if let Going::Gone { wake } = going
+            && let Some(frame) = wake
+        {
+            self.waiters.wake(frame, News::Revoked, page.to_bits());
+        }
+        going
+    }
+
+    /// The exclusive latch of a page whose bytes may be changed where they are. A page that is on its way to the volume
+    /// moves to a reserved frame first; the bytes that are under way stay as they are.
+    pub(crate) fn exclude(&self, page: PageId, most: u64) -> Result<u32, Obstacle> {
+        let (frame, seen) = self.residency.exclude(page, page.hash(), most)?;
+        if !seen.has(WRITING) {
+            return Ok(frame);
+        }
+        let shard = self.shard_of_frame(frame);
+        let Some(to) = self.reserved(shard, Reserve::WriteBack) else {
+            self.unexclude(page, frame, false);
+            return Err(Obstacle::Busy(frame, WRITING | EXCLUSIVE));
+        };
+        self.move_page(shard, page, frame, to);
+        Ok(to)
+    }
+
+    fn move_page(&self, shard: &ShardShared, page: PageId, from: u32, to: u32) {
+        self.memory.copy(from, to);
+        let (old, new) = (self.cold(from), self.cold(to));
+        let since = shard.now_ns.load(Ordering::Relaxed);
+        new.dirty_since_ns.store(since, Ordering::Relaxed);
+        new.not_before_ns.store(0, Ordering::Relaxed);
+        new.write_error
+            .store(old.write_error.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.image_under_way.store(true, Ordering::Relaxed);
+        old.moved_to.store(to, Ordering::Relaxed);
+        let tokens = [
+            old.token_of_frame.load(Ordering::Acquire),
+            new.token_of_frame.load(Ordering::Acquire),
+        ];
+        // Release: partner are the acquires in `frame_of` and `token_of`. Whoever evicts compares both under the latch.
+        for (token, frame) in [(tokens[0], to), (tokens[1], from)] {
+            let place = self.cold(token);
+            place.frame_of_token.store(frame, Ordering::Release);
+            self.cold(frame)
+                .token_of_frame
+                .store(token, Ordering::Release);
+        }
+        let seen = self.residency.relocate(page, page.hash(), from, to);
+        shard.counts.moved.add(1);
+        if seen.has(DIRTY) {
+            // Its write failed while it was being moved.
+            shard.dirty_pages.fetch_sub(1, Ordering::Relaxed);
+        }
+        shard.dirty_pages.fetch_add(1, Ordering::Relaxed);
+        self.queue_dirty(shard, to);
+        if !seen.has(WRITING) {
+            new.image_under_way.store(false, Ordering::Relaxed);
+            self.give_reserved(shard, Reserve::WriteBack, from);
+        }
+        self.wake(from);
+    }
+
+    pub(crate) fn register(&self, shard: u32) -> std::sync::Arc<HandleCounts> {
+        self.registry.register(shard)
+    }
+}
+
+/// A shard's frames by token, for the policy.
+struct ShardFrames<'c> {
+    inner: &'c Inner,
+    shard: &'c ShardShared,
+}
+
+impl Frames for ShardFrames<'_> {
+    fn fade(&self, token: u32, all: bool) -> u64 {
+        let frame = self.inner.frame_of(self.shard, token);
+        self.inner.residency.word(frame).fade(all).used()
+    }
+
+    fn used(&self, token: u32) -> u64 {
+        let frame = self.inner.frame_of(self.shard, token);
+        self.inner.residency.word(frame).load().used()
+    }
+
+    fn evict(&self, token: u32) -> Attempt {
+        let inner = self.inner;
+        let frame = inner.frame_of(self.shard, token);
+        match inner.residency.evict(frame) {
+            Ok(evicted) => {
+                if evicted.wake {
+                    inner.wake(frame);
+                }
+                if evicted.page.is_some() {
+                    self.shard.counts.evictions.add(1);
+                }
+                if inner.token_of(self.shard, frame) != token {
+                    // The token's page had moved away, and this is another page's frame. It is left empty, for its own
+                    // token to find.
+                    let before = inner.residency.unexclude(frame, false);
+                    if before.has(WAITERS) {
+                        inner.wake(frame);
+                    }
+                    return Attempt::InUse;
+                }
+                Attempt::Evicted(evicted.page.map(PageId::hash))
+            }
+            Err(Kept::TableBusy { wake }) => {
+                if wake {
+                    inner.wake(frame);
+                }
+                Attempt::InUse
+            }
+            Err(Kept::InUse) => Attempt::InUse,
+        }
+    }
+}
+
+impl Inner {
+    /// A page that was made, not read, comes into the policy's hands.
+    pub(crate) fn admit(&self, page: PageId, frame: u32) {
+        let shard = self.shard_of_frame(frame);
+        shard.policy.admit(self.token_of(shard, frame), page.hash());
+    }
+
+    /// Gives a pin back.
+    pub(crate) fn unpin(&self, page: PageId, hint: u32) {
+        let (frame, before) = self.residency.unpin(hint, page, page.hash());
+        if before.has(REVOKED) && before.pins() == 1 {
+            self.finish_revoke(page, frame);
+        }
+    }
+}
+
+impl Inner {
+    /// A frame that became dirty in the moment in which it left the order.
+    pub(crate) fn queue_again(&self, frame: u32) {
+        self.queue_dirty(self.shard_of_frame(frame), frame);
+    }
+
+    pub(crate) fn write_error(&self, page: PageId) -> Option<WriteError> {
+        let (frame, _) = self.residency.locate(page, page.hash())?;
+        let code = self.cold(frame).write_error.load(Ordering::Relaxed);
+        let code = u32::try_from(code.checked_sub(1)?).ok()?;
+        Some(WriteError { page, code })
+    }
+}
