@@ -35,6 +35,9 @@ pub struct DiskCounters {
     pub retried: u64,
     /// Operations begun again on their own because a merged request failed.
     pub split: u64,
+    /// Failed flushes that could not be noted for later openings of the disk: after a restart of the process the loss mark
+    /// will be the old one, though writes may be lost.
+    pub losses_not_noted: u64,
     /// Changes of size that were noticed.
     pub resizes: u64,
 }

@@ -11,8 +11,8 @@
 //!
 //! `fdatasync` covers every write that had ended when the flush began; `fsync` once after the file's size changed. When one
 //! fails, nobody can say which of the acknowledged writes are lost: the kernel marks pages clean after a failed write-back and
-//! reports the error once. So one failed flush makes all later ones fail, and the loss mark changes, until the disk is opened
-//! anew (S7).
+//! reports the error once. So one failed flush makes all later ones fail until the disk is opened anew, and the loss mark changes
+//! for good (S7): a note in [`LOST_FOLDER`] keeps it changed over restarts of the process.
 //!
 //! # Who else writes
 //!
@@ -32,7 +32,7 @@ use crate::counters::DiskCounters;
 use crate::error::OpenError;
 use crate::info::DiskInfo;
 use crate::memory::{Slots, bytes_of};
-use crate::system::{self, Identity, random_u64};
+use crate::system::{self, Identity};
 
 mod mark;
 mod open;
@@ -40,8 +40,10 @@ mod ring;
 mod slots;
 mod table;
 
+pub use mark::LOST_FOLDER;
 pub use open::{Direct, FileSpec};
 
+use mark::Mark;
 use open::{Opened, PAGE};
 use ring::Ring;
 use table::{Kind, Outcome, Table};
@@ -109,7 +111,7 @@ pub struct FileDisk {
     limits: Limits,
     durability: Durability,
     read_only: bool,
-    loss_mark: u64,
+    loss_mark: Mark,
     sectors: u64,
     size_check_due: Instant,
     /// The next flush has a new size to make durable.
@@ -152,9 +154,9 @@ impl FileDisk {
         )?;
         let info = DiskInfo::of_file(&spec.path, &opened.direct, ring.registered(), &made_of);
         let loss_mark = match durability {
-            Durability::Volatile => random_u64(),
+            Durability::Volatile => Mark::random(),
             Durability::Flush | Durability::WriteThrough => {
-                mark::of(&opened.identity, spec.offset_bytes, spec.length_bytes)
+                Mark::of(&opened.identity, spec.offset_bytes, spec.length_bytes)
             }
         };
         let mut disk = Self {
@@ -290,7 +292,7 @@ impl FileDisk {
             && self.flush_failed.is_none()
         {
             self.flush_failed = Some(errno);
-            self.loss_mark = random_u64();
+            self.counters.losses_not_noted += u64::from(!self.loss_mark.change());
         }
         if outcome.ended_early {
             self.size_check_due = Instant::ZERO;
@@ -332,7 +334,7 @@ impl Backing for FileDisk {
     }
 
     fn loss_mark(&self) -> u64 {
-        self.loss_mark
+        self.loss_mark.get()
     }
 
     fn discards(&self) -> bool {

@@ -27,7 +27,7 @@ pub use cached::{CachedDisk, CrashReport, Survivors};
 pub use counters::DiskCounters;
 pub use error::OpenError;
 pub use fault::{Delay, FaultControl, FaultCounts, FaultDisk, HELD_MAX, Strikes};
-pub use file::{Direct, FileDisk, FileSpec, Limits};
+pub use file::{Direct, FileDisk, FileSpec, LOST_FOLDER, Limits};
 pub use info::DiskInfo;
 pub use ram::RamDisk;
 pub use spec::{AnyDisk, DiskSpec, Layer, Medium};

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sandrail_disk::{Direct, DiskSpec, FileSpec, Medium, OpenError};
+use sandrail_disk::{Direct, DiskSpec, FileSpec, LOST_FOLDER, Medium, OpenError};
 use sandrail_lab::may_run;
 use sandrail_proto::aoe::target::backing::{
     Backing, DiskError, DiskOperation, Durability, SECTOR_BYTES,
@@ -307,6 +307,14 @@ fn a_failed_flush_stays_failed_and_changes_the_mark() {
         // The kernel itself has told its error, and would be glad to flush now.
         assert_eq!(flush(&mut disk), Err(error));
         assert_eq!(flush(&mut disk), Err(error));
-        assert_ne!(disk.loss_mark(), mark);
+        let changed = disk.loss_mark();
+        assert_ne!(changed, mark);
+        assert_eq!(disk.counters().losses_not_noted, 0);
+        drop(disk);
+        // A restart of the process does not hide it, and the next one flushes again.
+        let mut disk = file_spec(device.path.clone(), Direct::Auto).open().unwrap();
+        assert_eq!(disk.loss_mark(), changed);
+        flush(&mut disk).unwrap();
+        std::fs::remove_file(format!("{LOST_FOLDER}/{mark:016x}")).unwrap();
     });
 }
