@@ -180,7 +180,7 @@ impl Bed {
         self.tag = self.tag.wrapping_add(16);
         // 200 000 a second: what the memory of copies holds for as long as it must.
         self.now = self.now + Duration::from_micros(5);
-        let lba = Lba(u64::from(self.tag.wrapping_mul(0x9e37_79b1) >> 16) % (SECTORS - 8) & !7);
+        let lba = Lba((u64::from(self.tag.wrapping_mul(0x9e37_79b1) >> 16) % (SECTORS - 8)) & !7);
         let ata = if write {
             AtaRepr::write_ext(lba, 8)
         } else {

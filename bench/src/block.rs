@@ -21,6 +21,8 @@ use sandrail_report::{
 use crate::{Cores, Out};
 
 const UNIT: &str = "I/O/s";
+/// Tries at a sample in which nothing ended.
+const SAMPLE_TRIES: usize = 10;
 
 /// What our blade does when there is nothing to do. It is stopped while others run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -263,9 +265,7 @@ fn compete(
     }
     for round in 1..=options.rounds {
         for ((each, outcome), log) in started.iter_mut().zip(&mut outcomes).zip(&mut logs) {
-            let sample = options
-                .cores
-                .on_shard_core(|| each.contender.sample(combo, span))
+            let sample = sample(options, each, combo)
                 .with_context(|| format!("{}, round {round}", each.entry.name))?;
             log.sample(&sample, span)?;
             outcome.take(&sample);
@@ -280,6 +280,19 @@ fn compete(
         log.finish()?;
     }
     Ok(outcomes)
+}
+
+/// One sample. On a machine that gave it no time at all it is taken again, a few times.
+fn sample(options: &Options, each: &mut Started, combo: Combo) -> anyhow::Result<Sample> {
+    for _ in 0..SAMPLE_TRIES {
+        let sample = options
+            .cores
+            .on_shard_core(|| each.contender.sample(combo, options.span()))?;
+        if sample.ios_per_s > 0.0 {
+            return Ok(sample);
+        }
+    }
+    anyhow::bail!("no I/O ended in {SAMPLE_TRIES} samples, one after the other")
 }
 
 impl Outcome {

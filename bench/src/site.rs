@@ -12,6 +12,7 @@ use sandrail_link::packet::{PacketConfig, PacketLink, PacketMode};
 use sandrail_link::xdp::{XdpConfig, XdpLink, XdpMode};
 use sandrail_wire::{Lba, MacAddr, TargetAddr};
 
+use crate::awake;
 use crate::driver::LoadConfig;
 use crate::machine;
 use crate::workload::WorkloadConfig;
@@ -222,9 +223,12 @@ impl Site {
     /// The link's.
     pub fn open<L: Open>(&self, way: Way) -> anyhow::Result<L> {
         let interface = self.lab.interface(Side::Initiator);
-        self.lab
-            .enter(Side::Initiator, || L::open(way, interface))?
-            .with_context(|| format!("open {way}"))
+        // The link before may have been given up a moment ago.
+        awake::rest(|| {
+            self.lab
+                .enter(Side::Initiator, || L::open(way, interface))?
+                .with_context(|| format!("open {way}"))
+        })
     }
 
     /// The lab that it is in.

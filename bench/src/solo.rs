@@ -3,20 +3,32 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use sandrail_bench::blade_site::BladeSite;
 use sandrail_bench::load::{self, OnShard};
+use sandrail_bench::machine;
 use sandrail_bench::rival::Rival;
-use sandrail_bench::site::{Direction, Open, Site, Way};
+use sandrail_bench::site::{Blocks, DISK_BYTES, Direction, Open, Way};
+use sandrail_lab::Side;
 use sandrail_link::packet::PacketLink;
 use sandrail_link::xdp::XdpLink;
+use sandrail_wire::{MacAddr, TargetAddr};
 
 use crate::Cores;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Side {
+enum Contender {
     /// The bare loop
     Rival,
     /// The engine, loaded on the shard
     Shard,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Against {
+    /// The third-party target
+    Vblade,
+    /// Our target, which spins
+    Blade,
 }
 
 /// Options of the command.
@@ -24,7 +36,10 @@ enum Side {
 pub(crate) struct Options {
     /// Who runs
     #[arg(long)]
-    side: Side,
+    side: Contender,
+    /// Against whom
+    #[arg(long, default_value = "vblade")]
+    target: Against,
     /// Way through the kernel
     #[arg(long, default_value = "xdp-generic")]
     link: Way,
@@ -42,28 +57,51 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let _awake = options.cores.settle()?;
-    let site = options.cores.site()?;
-    options.cores.on_shard_core(|| match options.link {
-        Way::Packet => alone::<PacketLink>(options, &site),
-        Way::XdpGeneric | Way::XdpNative => alone::<XdpLink>(options, &site),
-    })
+    match options.link {
+        Way::Packet => run_over::<PacketLink>(options),
+        Way::XdpGeneric | Way::XdpNative => run_over::<XdpLink>(options),
+    }
 }
 
-fn alone<L: Open>(options: &Options, site: &Site) -> anyhow::Result<()> {
-    let link = site.open::<L>(options.link)?;
-    let (blocks, duration) = (site.blocks(1), Duration::from_secs(options.seconds));
+fn run_over<L: Open>(options: &Options) -> anyhow::Result<()> {
+    match options.target {
+        Against::Vblade => {
+            let _awake = options.cores.settle()?;
+            let site = options.cores.site()?;
+            let link = site.open::<L>(options.link)?;
+            alone(options, link, site.target(), site.sectors())
+        }
+        Against::Blade => {
+            machine::pin(options.cores.target_core)?;
+            let (sectors, way) = (DISK_BYTES / 512, options.link);
+            let core = options.cores.target_core;
+            let site = BladeSite::new(sectors, core, &way.to_string(), "spin")?;
+            let lab = site.lab();
+            let interface = lab.interface(Side::Initiator);
+            let link = lab.enter(Side::Initiator, || L::open(way, interface))??;
+            alone(options, link, site.target(), sectors)
+        }
+    }
+}
+
+fn alone<L: Open>(
+    options: &Options,
+    link: L,
+    target: (TargetAddr, MacAddr),
+    sectors: u64,
+) -> anyhow::Result<()> {
+    let duration = Duration::from_secs(options.seconds);
     let (direction, depth) = (options.direction, options.depth);
-    let ran = match options.side {
-        Side::Rival => Rival::new(link, site.target(), direction, depth, blocks).run(duration),
-        Side::Shard => OnShard::new(
-            &load::config(),
-            link,
-            site.target(),
-            &direction.load(site.sectors(), 1, depth),
-        )?
-        .run(duration)?,
-    };
+    let ran = options.cores.on_shard_core(|| match options.side {
+        Contender::Rival => {
+            let blocks = Blocks::new(1, sectors);
+            Ok(Rival::new(link, target, direction, depth, blocks).run(duration))
+        }
+        Contender::Shard => {
+            let load = direction.load(sectors, 1, depth);
+            OnShard::new(&load::config(), link, target, &load)?.run(duration)
+        }
+    })?;
     println!("{:.0} I/O/s: {ran:?}", ran.ios_per_s());
     Ok(())
 }
