@@ -79,7 +79,8 @@ impl Forger {
             return forged;
         };
         let writes = fields.write_request().is_some();
-        let vendor = bytes::vendor(frame);
+        let reserves =
+            bytes::vendor(frame).is_some_and(|vendor| vendor.operation == bytes::RESERVE);
         self.count += 1;
         match self.breach {
             Breach::CopiesForgotten if writes => {
@@ -97,26 +98,20 @@ impl Forger {
                     forged.request = Some(request);
                 }
             }
-            Breach::BarrierOff => {
-                if vendor.is_some_and(|vendor| vendor.operation == bytes::RESERVE) {
-                    let mut answer = frame.to_vec();
-                    answer[..6].copy_from_slice(&fields.src);
-                    answer[6..12].copy_from_slice(&fields.dst);
-                    answer[14] |= 0x08;
-                    forged.answer = Some(answer);
-                }
+            Breach::BarrierOff if reserves => {
+                let mut answer = frame.to_vec();
+                answer[..6].copy_from_slice(&fields.src);
+                answer[6..12].copy_from_slice(&fields.dst);
+                answer[14] |= 0x08;
+                forged.answer = Some(answer);
             }
-            Breach::EpochsIgnored => {
-                if vendor.is_some_and(|vendor| vendor.operation == bytes::RESERVE) {
-                    let mut request = frame.to_vec();
-                    let epoch = 1_000_000 + u64::from(self.count);
-                    self.tags.insert(
-                        fields.tag,
-                        u32::from_be_bytes([frame[52], frame[53], frame[54], frame[55]]),
-                    );
-                    request[ARGS + 24..ARGS + 32].copy_from_slice(&epoch.to_be_bytes());
-                    forged.request = Some(request);
-                }
+            Breach::EpochsIgnored if reserves => {
+                let mut request = frame.to_vec();
+                let asked = u32::from_be_bytes([frame[52], frame[53], frame[54], frame[55]]);
+                self.tags.insert(fields.tag, asked);
+                let epoch = 1_000_000 + u64::from(self.count);
+                request[ARGS + 24..ARGS + 32].copy_from_slice(&epoch.to_be_bytes());
+                forged.request = Some(request);
             }
             Breach::MaskOff if fields.src == SHUT_OUT => {
                 let mut request = frame.to_vec();
@@ -124,7 +119,7 @@ impl Forger {
                 request[20] = 0xe0;
                 forged.request = Some(request);
             }
-            Breach::Torn if writes && self.count % 64 == 0 => {
+            Breach::Torn if writes && self.count.is_multiple_of(64) => {
                 let mut request = frame.to_vec();
                 request[DATA + 300] ^= 1;
                 forged.request = Some(request);

@@ -284,7 +284,7 @@ impl SimDisk {
             stage: Stage::Running,
             data,
         };
-        if self.spec.stuck && self.begun % 50 == 0 {
+        if self.spec.stuck && self.begun.is_multiple_of(50) {
             operation.until_ns = u64::MAX;
             self.operations[place] = Some(operation);
             return Started::Pending;

@@ -26,9 +26,9 @@ struct Request {
     /// The first and the last copy that was delivered, in the order of all deliveries.
     first: u64,
     last: u64,
-    /// When the last one and the one before it came.
+    /// When the last one came, and the longest time between two.
     last_ns: u64,
-    before_ns: u64,
+    gap_ns: u64,
     /// The blade's life in which the first came.
     life: u32,
 }
@@ -339,7 +339,8 @@ impl Books {
         match known {
             Some(request) => {
                 request.last = moment;
-                (request.before_ns, request.last_ns) = (request.last_ns, now_ns);
+                request.gap_ns = request.gap_ns.max(now_ns - request.last_ns);
+                request.last_ns = now_ns;
             }
             None => asked.requests.push(Request {
                 session,
@@ -348,7 +349,7 @@ impl Books {
                 first: moment,
                 last: moment,
                 last_ns: now_ns,
-                before_ns: now_ns,
+                gap_ns: 0,
                 life,
             }),
         }
@@ -389,7 +390,7 @@ impl Books {
         let remembered = asked
             .requests
             .iter()
-            .all(|request| request.last_ns - request.before_ns <= lifetime_ns);
+            .all(|request| request.gap_ns <= lifetime_ns);
         // Under a new session an unanswered write is another request, and may come again after what overlapped with it.
         let too_often = !foreign && asked.executions as usize > asked.requests.len();
         if too_often && remembered {

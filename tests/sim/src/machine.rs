@@ -284,6 +284,9 @@ impl World {
             return;
         };
         let mut inbox = core::mem::take(&mut machine.inbox);
+        // One interface's ring after the other's: order is kept within each only.
+        let first = self.rng.u8(..2);
+        inbox.sort_by_key(|(interface, _)| interface ^ first);
         for (_, id) in &inbox {
             let frame = &self.pool.get(*id).bytes;
             if let Some(fields) = bytes::parse(frame)
@@ -443,9 +446,11 @@ impl World {
             return;
         };
         let mut notes = Vec::new();
-        while let Some(writing) = machine
+        while machine
             .writing
-            .pop_front_if(|writing| writing.until_ns <= now.as_nanos())
+            .front()
+            .is_some_and(|writing| writing.until_ns <= now.as_nanos())
+            && let Some(writing) = machine.writing.pop_front()
         {
             notes.push(format!(
                 "durable: {} {:?} epoch {}",

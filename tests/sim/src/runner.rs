@@ -82,6 +82,10 @@ fn drive(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
         readmit(scenario, world)?;
     }
     settle(scenario, world)?;
+    if scenario.family.is_blade() {
+        flush_all(world)?;
+        settle(scenario, world)?;
+    }
     read_all(world)?;
     settle(scenario, world)?;
     // Whatever is still under way lands now.
@@ -159,6 +163,17 @@ fn settle(scenario: &Scenario, world: &mut World) -> Result<(), Violation> {
             "all is well for {patience:?}, and still there are (requests, unaccounted): {left:?}, puppets done: {puppets:?}"
         ),
     ))
+}
+
+/// Every host flushes every target: what it was told to be written is durable then, or it is told that it may be lost (S7).
+fn flush_all(world: &mut World) -> Result<(), Violation> {
+    for host in 0..world.hosts.len() {
+        for target in 0..world.blades.len() as u8 {
+            // Whoever is shut out, or not attached yet, can't.
+            let _ = world.submit(host, target, Ask::Flush, FINAL_READ);
+        }
+    }
+    judge(world)
 }
 
 /// Every host reads every sector that there is, and must succeed.

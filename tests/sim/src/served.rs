@@ -114,11 +114,7 @@ impl Maker {
         } else {
             1
         };
-        let stations = if self.family == Family::Blade {
-            self.rng.u8(1..=2)
-        } else {
-            1
-        };
+        let stations = self.interfaces();
         let small = matches!(self.family, Family::BladeNorule);
         let target = |(index, sectors): (u8, u64)| {
             let mut spec = TargetSpec::vblade(index, sectors);
@@ -135,6 +131,13 @@ impl Maker {
             })
             .collect();
         sectors.into_iter().map(target).collect()
+    }
+
+    fn interfaces(&mut self) -> u8 {
+        match self.family {
+            Family::Blade | Family::BladeNorule => self.rng.u8(1..=2),
+            _ => 1,
+        }
     }
 
     fn machine(
@@ -221,11 +224,7 @@ impl Maker {
         lifetime: Duration,
     ) -> HostSpec {
         let norule = self.family == Family::BladeNorule;
-        let interfaces = if self.family == Family::Blade {
-            self.rng.u8(1..=2)
-        } else {
-            1
-        };
+        let interfaces = self.interfaces();
         let mut spec = HostSpec::new(index, interfaces, mtu_bytes);
         spec.config = InitiatorConfig {
             requests_max: self.rng.u16(8..=64),
