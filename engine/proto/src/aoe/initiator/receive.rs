@@ -506,12 +506,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn on_request_answer(&mut self, heard: &Heard<'_>, slot: u16) {
         let now = heard.now;
         let command = *self.commands.get(slot);
-        if heard.repr.error == Some(ErrorCode::SessionVoid) && command.session.is_some() {
+        if command.session.is_some() && heard.repr.error == Some(ErrorCode::SessionVoid) {
             return self.on_session_void(now, command.target);
         }
         let result = self.outcome(heard, slot);
         self.end_command(now, slot);
-        if result.is_ok() && command.kind == Kind::Change {
+        if command.kind == Kind::Change && result.is_ok() {
             self.on_change(command.target, command.request);
         }
         match result {
