@@ -122,6 +122,19 @@ fn a_trim_keeps_its_sectors_from_first_to_last_range() {
 }
 
 #[test]
+fn a_trim_keeps_its_sectors_although_its_first_range_was_done_at_once() {
+    let mut bed = Bed::new(Pace::Held);
+    bed.disk().inline_left = 1;
+    bed.give(&Ata::trim(1).with(&ranges(&[(10, 2), (20, 1)])));
+    bed.give(&Ata::write(2, 9, 12).filled(2));
+    assert_eq!(bed.disk().log, [("trim", 10, 2), ("trim", 20, 1)]);
+    bed.finish();
+    assert_eq!(bed.disk().memory[20 * 512], 2, "the later one's");
+    assert_eq!(bed.replies().len(), 2);
+    bed.assert_idle();
+}
+
+#[test]
 fn what_the_disk_has_no_room_for_waits_in_order() {
     let mut disk = TestDisk::new(SECTORS, Pace::Held);
     disk.room = 2;
@@ -143,6 +156,21 @@ fn what_the_disk_has_no_room_for_waits_in_order() {
     let order: Vec<_> = bed.disk().log.iter().map(|(_, lba, _)| *lba / 10).collect();
     assert_eq!(order, [1, 2, 3, 4, 5, 6, 0]);
     assert_eq!(bed.disk().memory[60 * 512], 6, "its data were kept");
+    assert_eq!(bed.replies().len(), 7);
+    bed.assert_idle();
+}
+
+#[test]
+fn a_disk_that_is_busy_until_its_kick_needs_no_further_turn() {
+    let mut disk = TestDisk::new(SECTORS, Pace::Inline);
+    disk.per_kick = 2;
+    let mut bed = Bed::with(disk, |_, _| {});
+    for tag in 1..=7 {
+        bed.give(&Ata::write(tag, u64::from(tag), 1).filled(1));
+    }
+    assert_eq!(bed.disk().log.len(), 2);
+    bed.turn();
+    assert_eq!(bed.disk().log.len(), 7);
     assert_eq!(bed.replies().len(), 7);
     bed.assert_idle();
 }

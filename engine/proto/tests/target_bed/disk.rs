@@ -36,6 +36,11 @@ pub struct TestDisk {
     pub sectors_per_operation_max: u32,
     /// More operations at once are answered with `Busy`.
     pub room: usize,
+    /// So many operations make it `Busy` until the next kick.
+    pub per_kick: usize,
+    since_kick: usize,
+    /// So many operations end at once, whatever the pace.
+    pub inline_left: usize,
     /// Reads and writes of this sector fail.
     pub bad: Option<u64>,
     /// Everything fails like this.
@@ -62,6 +67,9 @@ impl TestDisk {
             operations_max: 64,
             sectors_per_operation_max: 64,
             room: usize::MAX,
+            per_kick: usize::MAX,
+            since_kick: 0,
+            inline_left: 0,
             bad: None,
             error: None,
             held: Vec::new(),
@@ -144,9 +152,10 @@ impl Backing for TestDisk {
     fn start(&mut self, _: Instant, io: IoId, operation: DiskOperation<'_>) -> Started {
         assert!(io.0 < self.operations_max, "ids are bounded");
         assert!(!self.taken[io.0 as usize], "a place is used once at a time");
-        if self.held.len() + self.done.len() >= self.room {
+        if self.held.len() + self.done.len() >= self.room || self.since_kick >= self.per_kick {
             return Started::Busy;
         }
+        self.since_kick += 1;
         let (kind, lba, sectors, data) = match operation {
             DiskOperation::Read { lba, sectors } => ("read", lba.0, sectors.get(), vec![]),
             DiskOperation::Write { lba, sectors, data } => {
@@ -187,6 +196,10 @@ impl Backing for TestDisk {
             data,
         };
         match self.pace {
+            Pace::Held if self.inline_left > 0 => {
+                self.inline_left -= 1;
+                Started::Done(self.execute(&begun))
+            }
             Pace::Inline => Started::Done(self.execute(&begun)),
             Pace::Held => {
                 self.held.push(begun);
@@ -218,6 +231,7 @@ impl Backing for TestDisk {
 
     fn kick(&mut self, _: Instant) {
         self.kicks += 1;
+        self.since_kick = 0;
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

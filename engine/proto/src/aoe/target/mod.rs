@@ -180,8 +180,17 @@ impl<D: Backing> Blade<D> {
                 self.on_disk_done(now, operation, result);
             }
             self.start_queued(now, number);
+            self.targets[number].backing.kick(now);
+            // A kick may make room, and nothing else may ever come to say so.
+            loop {
+                let left = self.targets[number].queued.len();
+                self.start_queued(now, number);
+                if self.targets[number].queued.len() == left {
+                    break;
+                }
+                self.targets[number].backing.kick(now);
+            }
             let target = &mut self.targets[number];
-            target.backing.kick(now);
             if target.sectors != target.backing.sectors() {
                 self.on_resized(number);
             }
