@@ -148,6 +148,8 @@ impl Maker {
     ) -> MachineSpec {
         let fair = self.family == Family::BladeFair;
         let rough = self.family == Family::Blade;
+        // Requests wait, for overlapping ones or for the disk, when a SET comes.
+        let waits = rough || self.family == Family::BladeFence;
         let breach = self.sabotage.breach;
         let mut disk = DiskSpec {
             durability: match self.rng.u8(..6) {
@@ -158,7 +160,7 @@ impl Maker {
             operations_max: [16, 64, 256][self.rng.usize(..3)],
             time_ns: [(1_000, 0), (5_000, 50_000), (10_000, 2 * MS)][self.rng.usize(..3)],
             at_once: [0, 300, 1000][self.rng.usize(..3)],
-            busy: if rough && self.rng.bool() { 50 } else { 0 },
+            busy: if waits && self.rng.bool() { 50 } else { 0 },
             fails: if rough && self.rng.u8(..4) == 0 {
                 20
             } else {
@@ -179,7 +181,8 @@ impl Maker {
         let mut turn_ns = [500, 2_000, 20_000][self.rng.usize(..3)];
         if fair {
             config.buffer_count = 16;
-            // Both stations' shares of the disk, and of the memory for copies.
+            // Both stations' shares of the disk, of the memory for copies, and of that for writes that wait.
+            config.stash_bytes = 1 << 20;
             disk.operations_max = 32;
             config.duplicates_max = 1 << 15;
             disk.time_ns = (20_000, 30_000);
