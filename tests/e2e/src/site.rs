@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sandrail_lab::{BackingFile, Lab, Side, Vblade, VbladeOptions};
+use sandrail_lab::{BackingFile, Blade, BladeOptions, Lab, Side, Vblade, VbladeOptions};
 use sandrail_link::Link;
 use sandrail_link::capture::{CaptureLink, CaptureSwitch};
 use sandrail_link::fault::{FaultControl, FaultLink, FaultPlan};
@@ -16,7 +16,9 @@ use sandrail_proto::aoe::initiator::{Counters, PinnedMacs};
 use sandrail_wire::{MacAddr, TargetAddr};
 
 use crate::mangle::{MangleLink, Mangled};
+use crate::program;
 use crate::spread;
+use crate::strip::StripLink;
 
 /// Where the target is.
 pub const ADDR: TargetAddr = TargetAddr { shelf: 7, slot: 3 };
@@ -48,6 +50,16 @@ impl Wire {
         Self::PacketRing,
         Self::PacketMmsg,
     ];
+
+    /// The same for the blade: what its `--link` takes.
+    #[must_use]
+    pub const fn blade_link(self) -> &'static str {
+        match self {
+            Self::XdpGeneric => "xdp-generic",
+            Self::XdpNative => "xdp-native",
+            Self::PacketRing | Self::PacketMmsg => "packet",
+        }
+    }
 
     /// Whether frames pass by the kernel's stack.
     #[must_use]
@@ -125,6 +137,7 @@ pub struct Setup {
     pub pinned: PinnedMacs,
     faults: Option<Faults>,
     mangle: Option<u64>,
+    strip_sessions: bool,
 }
 
 impl Setup {
@@ -143,6 +156,7 @@ impl Setup {
             pinned: PinnedMacs::first_to_answer(),
             faults: None,
             mangle: None,
+            strip_sessions: false,
         }
     }
 
@@ -180,16 +194,92 @@ impl Setup {
         self.mangle = Some(seed);
         self
     }
+
+    fn lab(&self) -> Result<Lab> {
+        let builder = Lab::builder().name_prefix(NAME_PREFIX);
+        let builder = builder.mtu(self.mtu_bytes).queues(self.shards.queues());
+        Ok(builder.build()?)
+    }
+
+    /// Without sessions on the wire: the target takes what the node sends for a foreign initiator's ([`StripLink`]).
+    #[must_use]
+    pub fn without_sessions(mut self) -> Self {
+        self.strip_sessions = true;
+        self
+    }
+}
+
+/// A node on an interface of the initiator's side, with what stands between it and the wire.
+pub struct Station {
+    /// The node; shards and links go before the lab does.
+    pub node: Node,
+    /// By shard: the faults' switches and counters; empty without faults.
+    pub faults: Vec<Arc<FaultControl>>,
+    /// Damaged copies received so far.
+    pub mangled: Arc<Mangled>,
+    /// Starts and stops captures of the shards' own view.
+    pub capture: Arc<CaptureSwitch>,
+    /// The program on the wire, where there is one.
+    pub port: Option<XdpPort>,
+}
+
+impl Station {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The links or the node could not be had.
+    pub fn start(lab: &Lab, interface: &str, setup: &Setup) -> Result<Self> {
+        let (port, bare) = open_links(lab, interface, setup.wire, setup.shards)?;
+        let capture = CaptureSwitch::new();
+        let mangled = Arc::new(Mangled::default());
+        let mut faults = Vec::new();
+        let mut links: Vec<Vec<Bare>> = Vec::new();
+        for (shard, mut link) in (0..).zip(bare) {
+            if setup.strip_sessions {
+                link = Box::new(StripLink::new(link));
+            }
+            // The capture shows what is on the wire, so it lies below the faults.
+            let mut link: Bare = Box::new(CaptureLink::new(link, Arc::clone(&capture)));
+            if let Some(seed) = setup.mangle {
+                let count = Arc::clone(&mangled);
+                link = Box::new(MangleLink::new(link, seed ^ u64::from(shard), count));
+            }
+            links.push(vec![match &setup.faults {
+                Some(plan) => {
+                    let link = FaultLink::new(link, plan(shard));
+                    faults.push(link.control());
+                    Box::new(link)
+                }
+                None => link,
+            }]);
+        }
+        Ok(Self {
+            node: Node::start(&setup.node, links)?,
+            faults,
+            mangled,
+            capture,
+            port,
+        })
+    }
+
+    /// Attaches a target.
+    ///
+    /// # Errors
+    /// It is not there, or not to be had.
+    pub fn attach(&self, addr: TargetAddr, setup: &Setup) -> Result<TargetHandle> {
+        let attached = self.node.attach(addr, setup.pinned, ATTACH_WITHIN);
+        attached.with_context(|| format!("attach {addr} over {}, {}", setup.wire, setup.shards))
+    }
 }
 
 /// A lab, a disk, a target and a node. Dropped, all of it goes.
-pub struct Site {
+pub struct Site<S = Vblade> {
     /// The node; shards and links go before the lab does.
     pub node: Node,
     /// The target, attached.
     pub target: TargetHandle,
-    /// `vblade`.
-    pub vblade: Vblade,
+    /// The target's process.
+    pub blade: S,
     /// The file it serves.
     pub disk: BackingFile,
     /// By shard: the faults' switches and counters; empty without faults.
@@ -215,7 +305,7 @@ impl Site {
             return Ok(());
         }
         let lab = Lab::builder().name_prefix(NAME_PREFIX).build()?;
-        let mut config = xdp_config(&lab, wire);
+        let mut config = xdp_config(lab.interface(Side::Initiator), wire);
         (config.rx_chunks, config.tx_chunks) = (64, 64);
         lab.enter(Side::Initiator, || {
             XdpPort::open(&config)?.links(0, &[0]).map(drop)
@@ -228,45 +318,49 @@ impl Site {
     /// # Errors
     /// Whatever is in the way.
     pub fn build(setup: Setup) -> Result<Self> {
-        let lab = Lab::builder()
-            .name_prefix(NAME_PREFIX)
-            .mtu(setup.mtu_bytes)
-            .queues(setup.shards.queues())
-            .build()?;
+        let lab = setup.lab()?;
         let disk = lab.backing_file(setup.disk_bytes)?;
-        let vblade = lab.vblade(VbladeOptions::new(ADDR.shelf, ADDR.slot, disk.path()))?;
+        let blade = lab.vblade(VbladeOptions::new(ADDR.shelf, ADDR.slot, disk.path()))?;
         if setup.shards == Shards::TwoOnTwoQueues {
             spread::by_tag(&lab)?;
         }
-        let (port, bare) = open_links(&lab, setup.wire, setup.shards)?;
-        let capture = CaptureSwitch::new();
-        let mangled = Arc::new(Mangled::default());
-        let mut faults = Vec::new();
-        let mut links: Vec<Vec<Bare>> = Vec::new();
-        for (shard, link) in (0..).zip(bare) {
-            // The capture shows what is on the wire, so it lies below the faults.
-            let mut link: Bare = Box::new(CaptureLink::new(link, Arc::clone(&capture)));
-            if let Some(seed) = setup.mangle {
-                let count = Arc::clone(&mangled);
-                link = Box::new(MangleLink::new(link, seed ^ u64::from(shard), count));
-            }
-            links.push(vec![match &setup.faults {
-                Some(plan) => {
-                    let link = FaultLink::new(link, plan(shard));
-                    faults.push(link.control());
-                    Box::new(link)
-                }
-                None => link,
-            }]);
-        }
-        let node = Node::start(&setup.node, links)?;
-        let target = node
-            .attach(ADDR, setup.pinned, ATTACH_WITHIN)
-            .with_context(|| format!("attach over {}, {}", setup.wire, setup.shards))?;
+        Self::join(lab, &setup, disk, blade)
+    }
+}
+
+impl Site<Blade> {
+    /// The same with `sandrail-blade`, over the same kind of link as the node. `options` says what it serves besides the
+    /// disk, which is [`ADDR`], and how; it gets the lab, for its folder.
+    ///
+    /// # Errors
+    /// Whatever is in the way.
+    pub fn of_blade(
+        setup: Setup,
+        options: impl FnOnce(BladeOptions, &Lab, &BackingFile) -> Result<BladeOptions>,
+    ) -> Result<Self> {
+        let lab = setup.lab()?;
+        let disk = lab.backing_file(setup.disk_bytes)?;
+        let base = BladeOptions::new(program::blade()?).args(["--link", setup.wire.blade_link()]);
+        let blade = lab.blade(options(base, &lab, &disk)?)?;
+        Self::join(lab, &setup, disk, blade)
+    }
+}
+
+impl<S> Site<S> {
+    fn join(lab: Lab, setup: &Setup, disk: BackingFile, blade: S) -> Result<Self> {
+        let station = Station::start(&lab, lab.interface(Side::Initiator), setup)?;
+        let target = station.attach(ADDR, setup)?;
+        let Station {
+            node,
+            faults,
+            mangled,
+            capture,
+            port,
+        } = station;
         Ok(Self {
             node,
             target,
-            vblade,
+            blade,
             disk,
             faults,
             mangled,
@@ -308,7 +402,7 @@ impl Site {
     pub fn close(self) -> Result<()> {
         self.node.shutdown(Duration::from_secs(20))?;
         drop(self.port);
-        drop(self.vblade);
+        drop(self.blade);
         drop(self.disk);
         self.lab.close()?;
         Ok(())
@@ -353,7 +447,7 @@ pub fn sum(stat: &NodeStat) -> Counters {
     sum
 }
 
-fn xdp_config(lab: &Lab, wire: Wire) -> XdpConfig {
+fn xdp_config(interface: &str, wire: Wire) -> XdpConfig {
     XdpConfig {
         mode: match wire {
             Wire::XdpNative => XdpMode::Native,
@@ -361,17 +455,22 @@ fn xdp_config(lab: &Lab, wire: Wire) -> XdpConfig {
         },
         rx_chunks: 1024,
         tx_chunks: 512,
-        ..XdpConfig::new(lab.interface(Side::Initiator))
+        ..XdpConfig::new(interface)
     }
 }
 
 type Bare = Box<dyn Link + Send>;
 
 /// One link for each shard, in the initiator's namespace.
-fn open_links(lab: &Lab, wire: Wire, shards: Shards) -> Result<(Option<XdpPort>, Vec<Bare>)> {
+fn open_links(
+    lab: &Lab,
+    interface: &str,
+    wire: Wire,
+    shards: Shards,
+) -> Result<(Option<XdpPort>, Vec<Bare>)> {
     let open = || -> Result<(Option<XdpPort>, Vec<Bare>)> {
         if wire.is_xdp() {
-            let port = XdpPort::open(&xdp_config(lab, wire))?;
+            let port = XdpPort::open(&xdp_config(interface, wire))?;
             let links = match shards {
                 Shards::One => port.links(0, &[0])?,
                 Shards::TwoOnOneQueue => port.links(0, &[0, 1])?,
@@ -396,7 +495,7 @@ fn open_links(lab: &Lab, wire: Wire, shards: Shards) -> Result<(Option<XdpPort>,
                     _ => PacketMode::Ring,
                 },
                 shard: (shards.count() > 1).then_some(shard),
-                ..PacketConfig::new(lab.interface(Side::Initiator))
+                ..PacketConfig::new(interface)
             })?));
         }
         Ok((None, links))

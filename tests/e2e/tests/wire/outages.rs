@@ -109,7 +109,7 @@ fn a_stopped_target(test: &str, wire: Wire, shards: Shards) -> Result<()> {
     while goes_on(&gaps) {
         let round = gaps.len();
         let load = start_load(&site, done.take())?;
-        site.vblade.pause()?;
+        site.blade.pause()?;
         until("every path is silent", || all_silent(&site))?;
         let (began, before) = (Instant::now(), site.counters()?);
         std::thread::sleep(Duration::from_millis(1700));
@@ -118,7 +118,7 @@ fn a_stopped_target(test: &str, wire: Wire, shards: Shards) -> Result<()> {
         })?;
         let (after, lasted) = (site.counters()?, began.elapsed());
         let from = clock::now();
-        site.vblade.resume()?;
+        site.blade.resume()?;
         let (load, gap) = gap(load, from)?;
         gaps.push(gap);
         // S2: copies of WRITEs must not heap up in the socket of a silent target; a config query every 50 ms may.
@@ -162,10 +162,10 @@ fn a_restarted_target(test: &str, wire: Wire, shards: Shards) -> Result<()> {
     while goes_on(&gaps) {
         let round = gaps.len();
         let load = start_load(&site, done.take())?;
-        site.vblade.kill()?;
+        site.blade.kill()?;
         std::thread::sleep(Duration::from_millis(1000));
         let from = clock::now();
-        site.vblade.restart()?;
+        site.blade.restart()?;
         let (load, gap) = gap(load, from)?;
         gaps.push(gap);
         done = Some(end_load(load).with_context(|| format!("round {round}"))?);
@@ -192,7 +192,7 @@ fn io_resumes_when_a_killed_target_is_started_again_over_packet_sockets() -> Res
 /// Restarts the target, and waits until its advertisement was heard and so many shards have said that they suspect a restart.
 fn restart_and_hear(site: &mut Site, suspecting: u16) -> Result<()> {
     while site.node.next_notice().is_some() {}
-    site.vblade.restart()?;
+    site.blade.restart()?;
     let (mut heard, mut suspected) = (false, 0);
     until("the new instance's advertisement", || {
         while let Some(notice) = site.node.next_notice() {
@@ -319,7 +319,7 @@ fn requests_to_a_target_that_stays_away_fail_at_their_deadline() -> Result<()> {
     };
     let mut site = Site::build(Setup::new(Wire::XdpGeneric))?;
     let mut client = site.client(64)?;
-    site.vblade.kill()?;
+    site.blade.kill()?;
     let mut worst = Vec::new();
     while worst.iter().all(|worst| *worst >= TOLD_WITHIN) && worst.len() < ROUNDS_MAX {
         let base = u64::try_from(worst.len())? * 64 * 8;
@@ -369,8 +369,8 @@ fn a_flapping_link(test: &str, wire: Wire) -> Result<()> {
         }
         site.lab.set_link(side, LinkState::Up)?;
         // vblade ends when its interface goes down.
-        if !site.vblade.is_running() {
-            site.vblade.restart()?;
+        if !site.blade.is_running() {
+            site.blade.restart()?;
         }
         done = Some(end_load(load).with_context(|| format!("round {round}, {side:?}"))?);
     }

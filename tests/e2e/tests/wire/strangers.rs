@@ -216,9 +216,9 @@ fn a_rogue_is_no_path(test: &str, wire: Wire) -> Result<()> {
             break;
         }
         if counters.rx_wrong_source <= SEEN_OFTEN {
-            site.vblade.pause()?;
+            site.blade.pause()?;
             std::thread::sleep(Duration::from_millis(20));
-            site.vblade.resume()?;
+            site.blade.resume()?;
         }
         load = load.wait_for(1000, PATIENCE)?;
     }

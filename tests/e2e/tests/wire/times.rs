@@ -69,7 +69,7 @@ fn other_ticks(site: &Site) -> Result<u64> {
         .collect();
     // user, nice, system, idle, iowait, irq, softirq, steal.
     let busy = fields[0] + fields[1] + fields[2] + fields[7];
-    let own = of_process("self")? + of_process(&site.vblade.pid().to_string())?;
+    let own = of_process("self")? + of_process(&site.blade.pid().to_string())?;
     Ok(busy.saturating_sub(own))
 }
 

@@ -1,0 +1,34 @@
+//! The blade killed in a storm of writes; 200 times with `./run soak blade`.
+
+use anyhow::{Context, Result};
+use sandrail_e2e::killing::{Killing, Outcome, WIRES, end_of};
+use sandrail_e2e::{Shards, Wire};
+
+use crate::turn;
+
+#[test]
+fn killed_in_a_storm_it_keeps_what_it_promised_and_tells_what_it_lost() -> Result<()> {
+    let Some(_turn) = turn("blade_killed", Wire::XdpGeneric) else {
+        return Ok(());
+    };
+    const SEED: u64 = 3;
+    let mut sum = Outcome::default();
+    for (round, wire) in (0..).zip(WIRES) {
+        let shards = if round == 1 {
+            Shards::TwoOnOneQueue
+        } else {
+            Shards::One
+        };
+        let mut killing = Killing::new(wire, shards, SEED)?;
+        let outcome = killing.round(end_of(round, SEED));
+        sum.add(&outcome.with_context(|| format!("{wire}, seed {SEED}"))?);
+        killing.close()?;
+    }
+    println!("{sum}");
+    assert_eq!((sum.kills, sum.losses_told), (3, 3), "{sum}");
+    assert!(
+        sum.sectors_lost > 0 && sum.flushes > 0 && sum.changes > 3,
+        "a storm that shows nothing: {sum}"
+    );
+    Ok(())
+}
