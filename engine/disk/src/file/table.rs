@@ -102,6 +102,9 @@ pub(super) struct Table {
     requests: Vec<Request>,
     ended: VecDeque<(u32, Result<(), DiskError>)>,
     submitted: u32,
+    /// The kernel has a flush. It tells of lost writes once, so the next has to wait for what this one is told.
+    flushing: bool,
+    queued_flushes: usize,
     /// Where the disk begins in the file.
     base: u64,
 }
@@ -125,6 +128,8 @@ impl Table {
             requests: Vec::with_capacity(count),
             ended: VecDeque::with_capacity(count),
             submitted: 0,
+            flushing: false,
+            queued_flushes: 0,
             base,
         }
     }
@@ -163,7 +168,12 @@ impl Table {
             alone: false,
             stalls: 0,
         };
+        self.enqueue(io);
+    }
+
+    fn enqueue(&mut self, io: u32) {
         self.queued.push(io);
+        self.queued_flushes += usize::from(self.operations[index(io)].kind == Kind::Flush);
     }
 
     /// The place is free again.
@@ -178,8 +188,18 @@ impl Table {
         self.operations[index(io)].state = State::Free;
     }
 
+    /// Whether [`Table::plan`] would make requests.
     pub(super) fn has_queued(&self) -> bool {
-        !self.queued.is_empty()
+        self.queued.len() > self.waiting_flushes()
+    }
+
+    /// Flushes that wait for the one under way.
+    fn waiting_flushes(&self) -> usize {
+        if self.flushing {
+            self.queued_flushes
+        } else {
+            0
+        }
     }
 
     /// Operations that the kernel has, or will get with the next submission.
@@ -191,18 +211,25 @@ impl Table {
         self.ended.pop_front()
     }
 
-    /// Makes requests of all that is queued. Order is of no matter: operations that overlap are never under way at once if
-    /// one of them writes, and a flush covers what ended before it began.
+    /// Makes requests of all that is queued, but of no flush while another is under way: two at once would share one error, and
+    /// the one that is not told of it would vouch for writes that are lost. Other than that order is of no matter: operations
+    /// that overlap are never under way at once if one of them writes, and a flush covers what ended before it began.
     pub(super) fn plan(&mut self, counters: &mut DiskCounters) {
         self.requests.clear();
+        let waiting = self.waiting_flushes();
         let operations = &mut self.operations;
         // Sorts in place: no allocation.
         self.queued.sort_unstable_by_key(|io| {
             let operation = &operations[index(*io)];
             (operation.kind, operation.at())
         });
+        if self.queued_flushes > waiting {
+            self.flushing = true;
+            self.queued_flushes = 0;
+        }
         let mut last = NONE;
-        for io in self.queued.drain(..) {
+        // Flushes sort before everything else.
+        for io in self.queued.drain(waiting..) {
             let new = operations[index(io)];
             operations[index(io)].state = State::Submitted;
             operations[index(io)].next = NONE;
@@ -256,6 +283,7 @@ impl Table {
         counters: &mut DiskCounters,
     ) -> Outcome {
         let kind = self.operations[index(head)].kind;
+        self.flushing &= kind != Kind::Flush;
         match u64::try_from(result) {
             Err(_) => self.failed(head, -result, counters),
             Ok(bytes) if matches!(kind, Kind::Read | Kind::Write) => {
@@ -281,7 +309,9 @@ impl Table {
             self.end_chain(head, Ok(()), counters);
         } else if first.kind == Kind::Flush {
             outcome.flush_failed = Some(errno);
-            self.end_chain(head, Err(DiskError::Device { errno }), counters);
+            let error = DiskError::Device { errno };
+            self.end_chain(head, Err(error), counters);
+            self.fail_waiting_flushes(error, counters);
         } else if first.next == NONE {
             let lba = first.at().saturating_sub(self.base) / SECTOR_BYTES as u64;
             self.end_chain(head, Err(disk_error(errno, lba)), counters);
@@ -330,11 +360,27 @@ impl Table {
         outcome
     }
 
+    /// What they were to make durable may be lost as well, and the kernel would not tell again.
+    fn fail_waiting_flushes(&mut self, error: DiskError, counters: &mut DiskCounters) {
+        let (operations, ended) = (&mut self.operations, &mut self.ended);
+        self.queued.retain(|io| {
+            let operation = &mut operations[index(*io)];
+            if operation.kind != Kind::Flush {
+                return true;
+            }
+            operation.state = State::Ended { well: false };
+            counters.failed += 1;
+            ended.push_back((*io, Err(error)));
+            false
+        });
+        self.queued_flushes = 0;
+    }
+
     fn again(&mut self, io: u32) {
         let operation = &mut self.operations[index(io)];
         operation.state = State::Queued;
         self.submitted -= 1;
-        self.queued.push(io);
+        self.enqueue(io);
     }
 
     fn queue_again(&mut self, head: u32, alone: bool) -> u64 {

@@ -84,6 +84,37 @@ fn flushes_of_a_turn_are_one() {
 }
 
 #[test]
+fn a_flush_waits_for_the_one_before_and_fails_with_it() {
+    let (mut table, mut counters) = table();
+    table.queue(0, Kind::Flush, 0, 0);
+    assert_eq!(requests(&mut table, &mut counters).len(), 1);
+    table.queue(1, Kind::Flush, 0, 0);
+    assert!(!table.has_queued(), "it has to wait");
+    table.queue(2, Kind::Write, 0, 512);
+    assert!(table.has_queued());
+    let heads = |requests: Vec<Request>| requests.iter().map(|one| one.head).collect::<Vec<_>>();
+    assert_eq!(heads(requests(&mut table, &mut counters)), [2]);
+    table.complete(2, 512, &mut counters);
+    // One that is interrupted is asked again, together with the one that waited.
+    table.complete(0, -libc::EINTR, &mut counters);
+    assert_eq!(ended(&mut table), [(2, Ok(()))]);
+    let again = requests(&mut table, &mut counters);
+    assert_eq!((again.len(), again[0].operations), (1, 2));
+    table.complete(again[0].head, 0, &mut counters);
+    assert_eq!(ended(&mut table).len(), 2);
+
+    table.queue(3, Kind::Flush, 0, 0);
+    assert_eq!(heads(requests(&mut table, &mut counters)), [3]);
+    table.queue(4, Kind::Flush, 0, 0);
+    table.queue(5, Kind::Read, 0, 512);
+    let outcome = table.complete(3, -libc::EIO, &mut counters);
+    assert_eq!(outcome.flush_failed, Some(libc::EIO));
+    let error = Err(DiskError::Device { errno: libc::EIO });
+    assert_eq!(ended(&mut table), [(3, error), (4, error)]);
+    assert_eq!(heads(requests(&mut table, &mut counters)), [5]);
+}
+
+#[test]
 fn what_is_left_of_a_request_goes_on_at_a_sector() {
     let (mut table, mut counters) = table();
     table.queue(0, Kind::Read, 0, 1024);

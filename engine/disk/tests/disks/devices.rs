@@ -318,3 +318,43 @@ fn a_failed_flush_stays_failed_and_changes_the_mark() {
         std::fs::remove_file(format!("{LOST_FOLDER}/{mark:016x}")).unwrap();
     });
 }
+
+#[test]
+fn flushes_one_after_the_other_do_not_share_one_error() {
+    use sandrail_proto::aoe::target::backing::{IoId, Started};
+    let test = "flushes_one_after_the_other_do_not_share_one_error";
+    with_tmpfs(test, 256 << 10, |folder| {
+        let file = folder.file("disk", 1 << 20);
+        let Some(device) = Loop::try_on(test, &file, 4096) else {
+            return;
+        };
+        let mut disk = file_spec(device.path.clone(), Direct::Auto).open().unwrap();
+        let mark = disk.loss_mark();
+        let block: Vec<u8> = (0..8).flat_map(|lba| sector(lba, 1)).collect();
+        for at in 0..256 {
+            write(&mut disk, at * 8, &block).unwrap();
+        }
+        // Of two initiators, in two turns: each has writes that are lost, and the kernel tells of it once.
+        for io in 0..4 {
+            let started = disk.start(crate::driver::now(), IoId(io), DiskOperation::Flush);
+            assert_eq!(started, Started::Pending);
+            disk.kick(crate::driver::now());
+        }
+        let mut results = [None; 4];
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while results.contains(&None) {
+            assert!(std::time::Instant::now() < limit, "{results:?}");
+            while let Some((io, result)) = disk.poll_done(crate::driver::now()) {
+                results[io.0 as usize] = Some(result);
+            }
+            crate::driver::rest(&disk);
+            disk.kick(crate::driver::now());
+        }
+        assert!(
+            results.iter().flatten().all(Result::is_err),
+            "{results:?}, {:?}",
+            disk.counters()
+        );
+        std::fs::remove_file(format!("{LOST_FOLDER}/{mark:016x}")).unwrap();
+    });
+}
