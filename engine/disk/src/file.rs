@@ -12,7 +12,9 @@
 //! `fdatasync` covers every write that had ended when the flush began; `fsync` once after the file's size changed. When one
 //! fails, nobody can say which of the acknowledged writes are lost: the kernel marks pages clean after a failed write-back and
 //! reports the error once. So one failed flush makes all later ones fail until the disk is opened anew, and the loss mark changes
-//! for good (S7): a note in [`LOST_FOLDER`] keeps it changed over restarts of the process.
+//! for good (S7): a note in [`LOST_FOLDER`] keeps it changed over restarts of the process. One flush is under way at a time, for
+//! the same reason. A disk whose flush does nothing, because it writes through or not at all, syncs what an earlier one may have
+//! left when it is opened.
 //!
 //! # Who else writes
 //!
@@ -153,12 +155,19 @@ impl FileDisk {
             },
         )?;
         let info = DiskInfo::of_file(&spec.path, &opened.direct, ring.registered(), &made_of);
-        let loss_mark = match durability {
+        let mut counters = DiskCounters::default();
+        let mut loss_mark = match durability {
             Durability::Volatile => Mark::random(),
             Durability::Flush | Durability::WriteThrough => {
                 Mark::of(&opened.identity, spec.offset_bytes, spec.length_bytes)
             }
         };
+        // What a former life of the disk acknowledged is made durable by the next flush, which does nothing here.
+        let never_syncs =
+            durability == Durability::WriteThrough || durability == Durability::Flush && read_only;
+        if never_syncs && opened.file.sync_all().is_err() {
+            counters.losses_not_noted += u64::from(!loss_mark.change());
+        }
         let mut disk = Self {
             offset: spec.offset_bytes,
             length: spec.length_bytes,
@@ -175,7 +184,7 @@ impl FileDisk {
             flush_failed: None,
             now: Instant::ZERO,
             info,
-            counters: DiskCounters::default(),
+            counters,
             opened,
         };
         disk.sectors = disk.sectors_of(disk.opened.size_bytes);

@@ -358,3 +358,40 @@ fn flushes_one_after_the_other_do_not_share_one_error() {
         std::fs::remove_file(format!("{LOST_FOLDER}/{mark:016x}")).unwrap();
     });
 }
+
+#[test]
+fn a_disk_that_does_not_flush_makes_durable_what_its_former_life_left() {
+    let test = "a_disk_that_does_not_flush_makes_durable_what_its_former_life_left";
+    with_tmpfs(test, 256 << 10, |folder| {
+        let file = folder.file("disk", 1 << 20);
+        let Some(device) = Loop::try_on(test, &file, 4096) else {
+            return;
+        };
+        let flushing = file_spec(device.path.clone(), Direct::Auto);
+        let through = DiskSpec {
+            durability: Durability::WriteThrough,
+            ..flushing.clone()
+        };
+        let read_only = DiskSpec {
+            read_only: true,
+            ..flushing.clone()
+        };
+        let mut marks = Vec::new();
+        for next in [through, read_only] {
+            let mut disk = flushing.open().unwrap();
+            let mark = disk.loss_mark();
+            marks.push(mark);
+            let block: Vec<u8> = (0..8).flat_map(|lba| sector(lba, 1)).collect();
+            for at in 0..256 {
+                write(&mut disk, at * 8, &block).unwrap();
+            }
+            drop(disk);
+            // There is no room for them on the device, as only a flush would have shown.
+            let mut disk = next.open().unwrap();
+            assert_eq!(flush(&mut disk), Ok(()), "it has nothing to do");
+            assert_ne!(disk.loss_mark(), mark, "acknowledged writes are lost");
+        }
+        // The second disk began with the mark that the first loss left, and the note is named by the first.
+        std::fs::remove_file(format!("{LOST_FOLDER}/{:016x}", marks[0])).unwrap();
+    });
+}
