@@ -685,7 +685,8 @@ impl World {
 
     /// The last word: everybody is admitted, by an epoch above all others.
     pub(crate) fn readmit(&mut self) {
-        self.epoch_next += 1;
+        // The first of all may have used 1 without counting it.
+        self.epoch_next += 2;
         let epoch = self.epoch_next;
         let now_ns = self.now_ns;
         for index in 0..self.puppets.len() {

@@ -287,7 +287,7 @@ impl Maker {
                 kind: Kind::Writer(WriterSpec {
                     region: (share * (cast.hosts + writer), share),
                     requests: if greedy {
-                        4_000
+                        1_000
                     } else {
                         self.rng.u32(30..=150)
                     },
@@ -386,7 +386,7 @@ impl Maker {
             delay_ns,
             jitter_ns,
             loss: share(&mut self.rng, 6_000),
-            duplicate: share(&mut self.rng, 4_000),
+            duplicate: share(&mut self.rng, 1_000),
             straggle,
             straggle_ns: most_ns - delay_ns - jitter_ns,
         }
