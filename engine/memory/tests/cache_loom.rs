@@ -151,7 +151,7 @@ mod waiters;
 mod word;
 
 use page::PageId;
-use residency::{Going, Kept, Obstacle, Residency};
+use residency::{Going, Head, Kept, Obstacle, Residency};
 use table::Table;
 use waiters::{News, Waiters};
 use word::{DIRTY, REVOKED, WAITERS};
@@ -216,7 +216,7 @@ fn page(number: u64) -> PageId {
 
 /// Frames' bytes: one word each, as the cache has many.
 struct Frames {
-    residency: Residency,
+    residency: Residency<Box<[Head]>>,
     bytes: Vec<sync::AtomicU64>,
 }
 
@@ -224,7 +224,7 @@ impl Frames {
     /// Frame `n` holds page `n`, whose byte is ten times that.
     fn new(frames: u32, filled: u32) -> Self {
         let this = Self {
-            residency: Residency::new(frames),
+            residency: Residency::new(frames, (0..frames).map(|_| Head::new()).collect()),
             bytes: (0..frames).map(|_| sync::AtomicU64::new(999)).collect(),
         };
         for frame in 0..filled {
@@ -319,7 +319,7 @@ fn word_readers_and_writer() {
     let writer = {
         let (frames, second) = (Arc::clone(&frames), Arc::clone(&second));
         thread::spawn(move || {
-            if let Ok((frame, _)) = frames.residency.exclude(page(0), page(0).hash(), 1) {
+            if let Ok((frame, _)) = frames.residency.exclude(page(0), page(0).hash()) {
                 frames.byte(frame).store(1, sync::Ordering::Relaxed);
                 second.store(1, sync::Ordering::Relaxed);
                 frames.residency.unexclude(frame, true);
@@ -329,14 +329,14 @@ fn word_readers_and_writer() {
     let latched = {
         let (frames, second) = (Arc::clone(&frames), Arc::clone(&second));
         thread::spawn(move || {
-            if let Ok((frame, _)) = frames.residency.share(page(0), page(0).hash(), 1) {
+            if let Ok((frame, _)) = frames.residency.share(page(0), page(0).hash()) {
                 let read = (frames.read(frame), second.load(sync::Ordering::Relaxed));
                 assert_eq!(read.0, read.1, "torn under a shared latch");
                 frames.residency.unshare(frame);
             }
         })
     };
-    if let Ok((frame, seen)) = frames.residency.peek(page(0), page(0).hash()) {
+    if let Ok((frame, _, seen)) = frames.residency.peek(page(0), page(0).hash()) {
         let read = (frames.read(frame), second.load(sync::Ordering::Relaxed));
         if frames.residency.word(frame).unchanged(seen) {
             assert_eq!(read.0, read.1, "torn and not noticed");
@@ -388,7 +388,7 @@ fn pin_against_evict() {
     let reader = {
         let frames = Arc::clone(&frames);
         thread::spawn(move || {
-            if let Ok((frame, seen)) = frames.residency.peek(page(0), page(0).hash()) {
+            if let Ok((frame, _, seen)) = frames.residency.peek(page(0), page(0).hash()) {
                 let byte = frames.read(frame);
                 if frames.residency.word(frame).unchanged(seen) {
                     assert_eq!(byte, 0, "another page's byte, and not noticed");
@@ -396,7 +396,7 @@ fn pin_against_evict() {
             }
         })
     };
-    match frames.residency.pin(page(0), page(0).hash(), 1) {
+    match frames.residency.pin(page(0), page(0).hash()) {
         Ok((frame, _)) => {
             assert_eq!(frames.read(frame), 0, "a pinned page was evicted");
             frames.residency.unpin(frame, page(0), page(0).hash());
@@ -451,7 +451,7 @@ fn revoke_against_read() {
         let (frames, taken) = (Arc::clone(&frames), Arc::clone(&taken));
         thread::spawn(move || {
             let hash = page(0).hash();
-            if let Ok((frame, _)) = frames.residency.share(page(0), hash, 1) {
+            if let Ok((frame, _)) = frames.residency.share(page(0), hash) {
                 assert_eq!(frames.read(frame), 0, "gone under a shared latch");
                 let late = taken.load(sync::Ordering::Relaxed);
                 assert_eq!(late, 0, "taken under a shared latch");
@@ -465,7 +465,7 @@ fn revoke_against_read() {
             }
         })
     };
-    if let Ok((frame, seen)) = frames.residency.peek(page(0), page(0).hash()) {
+    if let Ok((frame, _, seen)) = frames.residency.peek(page(0), page(0).hash()) {
         let byte = frames.read(frame);
         if frames.residency.word(frame).unchanged(seen) {
             assert_eq!(byte, 0, "another page's byte, and not noticed");
@@ -497,9 +497,9 @@ fn a_revoked_page_goes_with_its_last_holder_and_readers_notice() {
 fn move_against_unpin_and_write() {
     let frames = Arc::new(Frames::new(2, 1));
     let hash = page(0).hash();
-    let (frame, _) = frames.residency.exclude(page(0), hash, 0).unwrap();
+    let (frame, _) = frames.residency.exclude(page(0), hash).unwrap();
     frames.residency.unexclude(frame, true);
-    frames.residency.pin(page(0), hash, 0).unwrap();
+    frames.residency.pin(page(0), hash).unwrap();
     frames.residency.claim_write(page(0), frame).unwrap();
     frames.residency.begin_write(frame, false);
     let writer = {
@@ -510,7 +510,7 @@ fn move_against_unpin_and_write() {
         let frames = Arc::clone(&frames);
         thread::spawn(move || frames.residency.unpin(0, page(0), page(0).hash()).0)
     };
-    let (frame, seen) = frames.residency.exclude(page(0), hash, 0).unwrap();
+    let (frame, seen) = frames.residency.exclude(page(0), hash).unwrap();
     let given_back = if seen.has(word::WRITING) {
         frames.byte(1).store(1, sync::Ordering::Relaxed);
         let seen = frames.residency.relocate(page(0), hash, frame, 1);
@@ -543,7 +543,7 @@ fn wait_against_release() {
     let frames = Arc::new(Frames::new(1, 1));
     let waiters = Arc::new(Waiters::new(1, 2));
     let hash = page(0).hash();
-    let (frame, _) = frames.residency.exclude(page(0), hash, 0).unwrap();
+    let (frame, _) = frames.residency.exclude(page(0), hash).unwrap();
     let holder = {
         let (frames, waiters) = (Arc::clone(&frames), Arc::clone(&waiters));
         thread::spawn(move || {
@@ -566,7 +566,7 @@ fn wait_against_release() {
         waiters.leave(place);
         waiters.wake(frame, News::Look, 0);
     }
-    assert!(frames.residency.share(page(0), hash, 0).is_ok());
+    assert!(frames.residency.share(page(0), hash).is_ok());
 }
 
 #[test]
@@ -591,7 +591,7 @@ fn wait_against_evict() {
         })
     };
     let mut parked = None;
-    match frames.residency.share(page(0), page(0).hash(), 1) {
+    match frames.residency.share(page(0), page(0).hash()) {
         Ok((frame, _)) => {
             frames.residency.unshare(frame);
         }

@@ -95,9 +95,6 @@ pub struct CacheConfig {
     pub reserve: Reserves,
     /// Threads and futures that can be parked at once; more poll instead.
     pub waiters_max: u32,
-    /// Whether frames are a cache line further apart than a page is long. Otherwise the same place in every page competes
-    /// for the same few lines of the processor's caches.
-    pub spread: bool,
     /// Writing.
     pub write_back: WriteBackConfig,
 }
@@ -117,7 +114,6 @@ impl CacheConfig {
                 recovery: 4,
             },
             waiters_max: 1024,
-            spread: true,
             write_back: WriteBackConfig::default(),
         }
     }
@@ -125,7 +121,7 @@ impl CacheConfig {
     /// Arena bytes that the frames take.
     #[must_use]
     pub fn arena_bytes(&self) -> usize {
-        FrameMemory::arena_bytes(self.page_bytes, self.frames_all(), self.spread)
+        FrameMemory::arena_bytes(self.page_bytes, self.frames_all())
     }
 
     pub(crate) fn frames_all(&self) -> u32 {

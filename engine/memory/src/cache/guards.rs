@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use super::bytes::{View, copy_in};
+use super::bytes::{Place, View, copy_in};
 use super::inner::Inner;
 use super::page::{FrameId, PageId};
 use super::word::Snapshot;
@@ -19,6 +19,7 @@ pub struct Optimistic<'h> {
     pub(crate) inner: &'h Inner,
     pub(crate) page: PageId,
     pub(crate) frame: u32,
+    pub(crate) place: Place,
     pub(crate) seen: Snapshot,
 }
 
@@ -27,14 +28,17 @@ impl<'h> Optimistic<'h> {
     #[must_use]
     #[inline]
     pub fn view(&self) -> View<'h> {
-        View::new(self.inner.memory.words(self.frame))
+        View::new(self.inner.memory().words_at(self.place))
     }
 
     /// Whether everything that was read so far was one state of this page. It can be asked again after more reads.
     #[must_use]
     #[inline]
     pub fn check(&self) -> bool {
-        self.inner.residency.word(self.frame).unchanged(self.seen)
+        self.inner
+            .residency
+            .word_at(self.place)
+            .unchanged(self.seen)
     }
 
     /// A shared latch, if the page has not changed since: what was read so far still holds then.
@@ -69,7 +73,7 @@ impl Shared<'_> {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: a shared latch is held: who writes to a frame has the exclusive one.
-        unsafe { self.inner.memory.bytes(self.frame) }
+        unsafe { self.inner.memory().bytes(self.frame) }
     }
 
     /// Whether the page was revoked: its holder should come to an end with it.
@@ -107,7 +111,7 @@ impl Exclusive<'_> {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the exclusive latch is held, and its holder writes only through `&mut self`, so not while this lives.
-        unsafe { self.inner.memory.bytes(self.frame) }
+        unsafe { self.inner.memory().bytes(self.frame) }
     }
 
     /// Changes bytes from `offset_bytes` on. Optimistic readers may see them at once, and will find that they must not
@@ -117,7 +121,7 @@ impl Exclusive<'_> {
     /// Beyond the end of the page.
     pub fn write(&mut self, offset_bytes: usize, from: &[u8]) {
         self.changed = true;
-        copy_in(self.inner.memory.words(self.frame), offset_bytes, from);
+        copy_in(self.inner.memory().words(self.frame), offset_bytes, from);
     }
 
     /// Changes the eight bytes from `8 * index` to a little-endian number.
@@ -128,7 +132,7 @@ impl Exclusive<'_> {
     pub fn set_u64(&mut self, index: usize, value: u64) {
         self.changed = true;
         // Relaxed: the latch's release publishes it.
-        self.inner.memory.words(self.frame)[index].store(value.to_le(), Ordering::Relaxed);
+        self.inner.memory().words(self.frame)[index].store(value.to_le(), Ordering::Relaxed);
     }
 
     /// Whether the page was revoked: its holder should come to an end with it.

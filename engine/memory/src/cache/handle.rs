@@ -38,7 +38,7 @@ pub struct Handle {
     counts: Arc<HandleCounts>,
     shard: u32,
     /// What a use adds up to: 0 while scanning.
-    most: Cell<u64>,
+    most: Cell<u8>,
     not_shared: PhantomData<Cell<()>>,
 }
 
@@ -76,16 +76,21 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refused`], never for a page that is resident and neither latched exclusively nor revoked.
-    #[inline]
+    #[inline(always)]
+    #[allow(
+        clippy::inline_always,
+        reason = "what it returns would go through memory otherwise; measured"
+    )]
     pub fn peek(&self, page: PageId) -> Result<Optimistic<'_>, Refused> {
         let inner = &*self.inner;
-        let (frame, seen) = inner.residency.peek(page, page.hash()).map_err(refused)?;
-        inner.residency.word(frame).touch(seen, self.most.get());
+        let (frame, place, seen) = inner.residency.peek(page, page.hash()).map_err(refused)?;
+        inner.touch(frame, self.most.get());
         self.counts.hits.add_one();
         Ok(Optimistic {
             inner,
             page,
             frame,
+            place,
             seen,
         })
     }
@@ -101,13 +106,24 @@ impl Handle {
         page: PageId,
         mut read: impl FnMut(View<'_>) -> R,
     ) -> Result<R, Refused> {
-        for _ in 0..TRIES_MAX {
+        let guard = self.peek(page)?;
+        let result = read(guard.view());
+        if guard.check() {
+            return Ok(result);
+        }
+        self.repeat(page, read)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn repeat<R>(&self, page: PageId, mut read: impl FnMut(View<'_>) -> R) -> Result<R, Refused> {
+        for _ in 1..TRIES_MAX {
+            self.counts.repeats.add_one();
             let guard = self.peek(page)?;
             let result = read(guard.view());
             if guard.check() {
                 return Ok(result);
             }
-            self.counts.repeats.add_one();
         }
         Err(Refused::Busy)
     }
@@ -129,7 +145,8 @@ impl Handle {
 
     pub(crate) fn shared_now(&self, page: PageId) -> Result<Shared<'_>, Obstacle> {
         let inner = &*self.inner;
-        let (frame, _) = inner.residency.share(page, page.hash(), self.most.get())?;
+        let (frame, _) = inner.residency.share(page, page.hash())?;
+        inner.touch(frame, self.most.get());
         self.counts.hits.add_one();
         Ok(Shared { inner, page, frame })
     }
@@ -165,7 +182,8 @@ impl Handle {
 
     pub(crate) fn pin_now(&self, page: PageId) -> Result<Pin<'_>, Obstacle> {
         let inner = &*self.inner;
-        let (frame, _) = inner.residency.pin(page, page.hash(), self.most.get())?;
+        let (frame, _) = inner.residency.pin(page, page.hash())?;
+        inner.touch(frame, self.most.get());
         self.counts.hits.add_one();
         Ok(Pin { inner, page, frame })
     }
@@ -203,7 +221,7 @@ impl Handle {
             Asked::Exists => Err(Refused::Busy),
             Asked::NoFrame => Err(Refused::NoFrame),
             Asked::Frame(frame) => {
-                for word in self.inner.memory.words(frame) {
+                for word in self.inner.memory().words(frame) {
                     // Relaxed: the latch's release publishes it.
                     word.store(0, Ordering::Relaxed);
                 }

@@ -5,7 +5,7 @@
 )]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -21,9 +21,6 @@ use super::word::{DIRTY, EXCLUSIVE, REVOKED, Snapshot, WAITERS, WRITING};
 /// What a frame has beside its two hot words.
 #[derive(Debug)]
 pub(crate) struct Cold {
-    /// The frame that the token of this number names. Tokens and frames are permuted when a page moves.
-    frame_of_token: AtomicU32,
-    token_of_frame: AtomicU32,
     /// In the write-back's order, or on its way there.
     pub(crate) queued: AtomicBool,
     /// An older image of this page is on its way; the page waits for it.
@@ -62,10 +59,15 @@ pub(crate) struct ShardShared {
 
 pub(crate) struct Inner {
     pub(crate) config: CacheConfig,
-    pub(crate) used_max: u64,
-    pub(crate) residency: Residency,
-    pub(crate) memory: FrameMemory,
+    pub(crate) used_max: u8,
+    pub(crate) residency: Residency<FrameMemory>,
     pub(crate) waiters: Waiters,
+    /// How often each frame's page was used lately, up to the policy's most. Apart from the words, and dense, since whoever
+    /// looks for a victim reads many of them and writes them.
+    used: Box<[AtomicU8]>,
+    /// The frame that the token of this number names, and the reverse. Both are permuted when a page moves.
+    frame_of_token: Box<[AtomicU32]>,
+    token_of_frame: Box<[AtomicU32]>,
     pub(crate) cold: Box<[Cold]>,
     pub(crate) shards: Box<[ShardShared]>,
     pub(crate) registry: Registry,
@@ -136,13 +138,13 @@ impl Inner {
         let frames = config.frames_all();
         Self {
             used_max: Policy::used_max(config.eviction),
-            residency: Residency::new(frames),
-            memory,
+            residency: Residency::new(frames, memory),
             waiters: Waiters::new(frames + config.shards, config.waiters_max),
+            used: (0..frames).map(|_| AtomicU8::new(0)).collect(),
+            frame_of_token: (0..frames).map(AtomicU32::new).collect(),
+            token_of_frame: (0..frames).map(AtomicU32::new).collect(),
             cold: (0..frames)
-                .map(|frame| Cold {
-                    frame_of_token: AtomicU32::new(frame),
-                    token_of_frame: AtomicU32::new(frame),
+                .map(|_| Cold {
                     queued: AtomicBool::new(false),
                     image_under_way: AtomicBool::new(false),
                     moved_to: AtomicU32::new(0),
@@ -159,6 +161,11 @@ impl Inner {
             shard_frames: frames / config.shards,
             config,
         }
+    }
+
+    #[inline]
+    pub(crate) fn memory(&self) -> &FrameMemory {
+        self.residency.heads()
     }
 
     pub(crate) fn cold(&self, frame: u32) -> &Cold {
@@ -187,14 +194,23 @@ impl Inner {
 
     fn frame_of(&self, shard: &ShardShared, token: u32) -> u32 {
         // Acquire: partner is the release in `move_page`.
-        self.cold(shard.first + token)
-            .frame_of_token
-            .load(Ordering::Acquire)
+        self.frame_of_token[(shard.first + token) as usize].load(Ordering::Acquire)
     }
 
     fn token_of(&self, shard: &ShardShared, frame: u32) -> u32 {
         // Acquire, as above.
-        self.cold(frame).token_of_frame.load(Ordering::Acquire) - shard.first
+        self.token_of_frame[frame as usize].load(Ordering::Acquire) - shard.first
+    }
+
+    /// Notes a use, up to `most`. Lossy on purpose: no exchange, and nothing is written once enough uses are noted.
+    #[inline]
+    pub(crate) fn touch(&self, frame: u32, most: u8) {
+        let used = &self.used[frame as usize];
+        // Relaxed: a hint for eviction, nothing is read on the strength of it.
+        let seen = used.load(Ordering::Relaxed);
+        if seen < most {
+            used.store(seen + 1, Ordering::Relaxed);
+        }
     }
 
     /// The list of those who wait for any frame of a shard.
@@ -251,6 +267,7 @@ impl Inner {
             shard.counts.no_frame.add(1);
             return Asked::NoFrame;
         };
+        self.used[frame as usize].store(0, Ordering::Relaxed);
         let cold = self.cold(frame);
         cold.image_under_way.store(false, Ordering::Relaxed);
         cold.write_error.store(0, Ordering::Relaxed);
@@ -291,7 +308,7 @@ impl Inner {
             .map_err(|code| ReadFault::Volume { code })
             .and_then(|()| {
                 // SAFETY: the frame is exclusive and being read into by the caller, who has finished.
-                let bytes = unsafe { self.memory.bytes(frame) };
+                let bytes = unsafe { self.memory().bytes(frame) };
                 self.owner.check(page, bytes).map_err(ReadFault::Check)
             });
         let hash = page.hash();
@@ -402,8 +419,9 @@ impl Inner {
 
     /// The exclusive latch of a page whose bytes may be changed where they are. A page that is on its way to the volume
     /// moves to a reserved frame first; the bytes that are under way stay as they are.
-    pub(crate) fn exclude(&self, page: PageId, most: u64) -> Result<u32, Obstacle> {
-        let (frame, seen) = self.residency.exclude(page, page.hash(), most)?;
+    pub(crate) fn exclude(&self, page: PageId, most: u8) -> Result<u32, Obstacle> {
+        let (frame, seen) = self.residency.exclude(page, page.hash())?;
+        self.touch(frame, most);
         if !seen.has(WRITING) {
             return Ok(frame);
         }
@@ -417,7 +435,7 @@ impl Inner {
     }
 
     fn move_page(&self, shard: &ShardShared, page: PageId, from: u32, to: u32) {
-        self.memory.copy(from, to);
+        self.memory().copy(from, to);
         let (old, new) = (self.cold(from), self.cold(to));
         let since = shard.now_ns.load(Ordering::Relaxed);
         new.dirty_since_ns.store(since, Ordering::Relaxed);
@@ -426,18 +444,15 @@ impl Inner {
             .store(old.write_error.load(Ordering::Relaxed), Ordering::Relaxed);
         new.image_under_way.store(true, Ordering::Relaxed);
         old.moved_to.store(to, Ordering::Relaxed);
-        let tokens = [
-            old.token_of_frame.load(Ordering::Acquire),
-            new.token_of_frame.load(Ordering::Acquire),
-        ];
+        let token = |frame: u32| &self.token_of_frame[frame as usize];
+        let tokens = [from, to].map(|frame| token(frame).load(Ordering::Acquire));
         // Release: partner are the acquires in `frame_of` and `token_of`. Whoever evicts compares both under the latch.
-        for (token, frame) in [(tokens[0], to), (tokens[1], from)] {
-            let place = self.cold(token);
-            place.frame_of_token.store(frame, Ordering::Release);
-            self.cold(frame)
-                .token_of_frame
-                .store(token, Ordering::Release);
+        for (number, frame) in [(tokens[0], to), (tokens[1], from)] {
+            self.frame_of_token[number as usize].store(frame, Ordering::Release);
+            token(frame).store(number, Ordering::Release);
         }
+        let used = |frame: u32| &self.used[frame as usize];
+        used(to).store(used(from).load(Ordering::Relaxed), Ordering::Relaxed);
         let seen = self.residency.relocate(page, page.hash(), from, to);
         shard.counts.moved.add(1);
         if seen.has(DIRTY) {
@@ -465,14 +480,20 @@ struct ShardFrames<'c> {
 }
 
 impl Frames for ShardFrames<'_> {
-    fn fade(&self, token: u32, all: bool) -> u64 {
+    fn fade(&self, token: u32, all: bool) -> u8 {
         let frame = self.inner.frame_of(self.shard, token);
-        self.inner.residency.word(frame).fade(all).used()
+        let used = &self.inner.used[frame as usize];
+        // Relaxed, and no exchange: as in `touch`.
+        let seen = used.load(Ordering::Relaxed);
+        if seen > 0 {
+            used.store(if all { 0 } else { seen - 1 }, Ordering::Relaxed);
+        }
+        seen
     }
 
-    fn used(&self, token: u32) -> u64 {
+    fn used(&self, token: u32) -> u8 {
         let frame = self.inner.frame_of(self.shard, token);
-        self.inner.residency.word(frame).load().used()
+        self.inner.used[frame as usize].load(Ordering::Relaxed)
     }
 
     fn evict(&self, token: u32) -> Attempt {

@@ -97,8 +97,7 @@ impl Cache {
         owner: Box<dyn Owner>,
     ) -> Result<(Self, Vec<CacheShard>), CacheError> {
         config.check()?;
-        let memory =
-            FrameMemory::new(arena, config.page_bytes, config.frames_all(), config.spread)?;
+        let memory = FrameMemory::new(arena, config.page_bytes, config.frames_all())?;
         let inner = Arc::new(Inner::new(config, memory, owner));
         let shards = (0..config.shards)
             .map(|index| CacheShard::new(Arc::clone(&inner), index))

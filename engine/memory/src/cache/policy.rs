@@ -31,9 +31,9 @@ pub(crate) enum Attempt {
 /// The frames, as a policy sees them.
 pub(crate) trait Frames {
     /// How often the page was used, up to the policy's most, and one less from now on, or none.
-    fn fade(&self, token: u32, all: bool) -> u64;
+    fn fade(&self, token: u32, all: bool) -> u8;
     /// As it is.
-    fn used(&self, token: u32) -> u64;
+    fn used(&self, token: u32) -> u8;
     /// Tries to empty the frame.
     fn evict(&self, token: u32) -> Attempt;
 }
@@ -57,7 +57,7 @@ impl Policy {
     }
 
     /// How many uses it wants to be told of.
-    pub(crate) fn used_max(eviction: Eviction) -> u64 {
+    pub(crate) fn used_max(eviction: Eviction) -> u8 {
         match eviction {
             Eviction::Clock => 1,
             Eviction::S3Fifo => 3,

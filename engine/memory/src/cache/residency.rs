@@ -58,48 +58,97 @@ pub(crate) enum Going {
     Held(u32),
 }
 
-/// A frame's two hot words; four frames share a cache line.
+/// A frame's two hot words.
 #[derive(Debug)]
-struct Head {
+#[repr(C)]
+pub(crate) struct Head {
     word: Word,
     /// The page, written only by the holder of the exclusive latch (or the table's machinery under it).
     key: AtomicU64,
 }
 
-#[derive(Debug)]
-pub(crate) struct Residency {
-    table: Table,
-    heads: Box<[Head]>,
-}
-
-#[inline]
-fn at(frame: u32) -> usize {
-    frame as usize
-}
-
-impl Residency {
-    /// All frames empty and in the cache's own hands.
-    pub(crate) fn new(frames: u32) -> Self {
+impl Head {
+    /// Of a frame that is empty and in the cache's own hands.
+    pub(crate) fn new() -> Self {
         Self {
-            table: Table::new(at(frames)),
-            heads: (0..frames)
-                .map(|_| Head {
-                    word: Word::new(),
-                    key: AtomicU64::new(NO_PAGE),
-                })
-                .collect(),
+            word: Word::new(),
+            key: AtomicU64::new(NO_PAGE),
         }
+    }
+}
+
+impl Head {
+    /// The word, if the frame holds the page under this version.
+    #[inline]
+    fn probe(&self, page: PageId) -> Option<Snapshot> {
+        // In this order: the key is part of what the version vouches for.
+        let seen = self.word.load();
+        (self.key.load(Ordering::Relaxed) == page.to_bits()).then_some(seen)
+    }
+}
+
+/// Where the heads are: each beside its frame's bytes, or, for a model checker, in an array.
+pub(crate) trait Heads {
+    /// A frame's, found once and used several times.
+    type Place: Copy;
+
+    fn place(&self, frame: u32) -> Self::Place;
+
+    fn head_at(&self, place: Self::Place) -> &Head;
+
+    #[inline]
+    fn head(&self, frame: u32) -> &Head {
+        self.head_at(self.place(frame))
+    }
+}
+
+impl Heads for Box<[Head]> {
+    type Place = u32;
+
+    fn place(&self, frame: u32) -> u32 {
+        frame
+    }
+
+    fn head_at(&self, place: u32) -> &Head {
+        &self[place as usize]
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Residency<H> {
+    table: Table,
+    heads: H,
+}
+
+impl<H: Heads> Residency<H> {
+    /// All frames empty and in the cache's own hands.
+    pub(crate) fn new(frames: u32, heads: H) -> Self {
+        Self {
+            table: Table::new(frames as usize),
+            heads,
+        }
+    }
+
+    /// The heads, with what is beside them.
+    #[inline]
+    pub(crate) fn heads(&self) -> &H {
+        &self.heads
+    }
+
+    #[inline]
+    pub(crate) fn word_at(&self, place: H::Place) -> &Word {
+        &self.heads.head_at(place).word
     }
 
     #[inline]
     pub(crate) fn word(&self, frame: u32) -> &Word {
-        &self.heads[at(frame)].word
+        &self.heads.head(frame).word
     }
 
     /// The page of a frame that the caller keeps from changing.
     pub(crate) fn page(&self, frame: u32) -> Option<PageId> {
         // Relaxed: whoever latched or pinned the frame has acquired its word after the key was written.
-        PageId::from_key(self.heads[at(frame)].key.load(Ordering::Relaxed))
+        PageId::from_key(self.heads.head(frame).key.load(Ordering::Relaxed))
     }
 
     /// Has the processor fetch the page's place in the table.
@@ -111,10 +160,7 @@ impl Residency {
     /// The frame with its word, if it holds the page under this version.
     #[inline]
     fn probe(&self, page: PageId, frame: u32) -> Option<Snapshot> {
-        let head = &self.heads[at(frame)];
-        // In this order: the key is part of what the version vouches for.
-        let seen = head.word.load();
-        (head.key.load(Ordering::Relaxed) == page.to_bits()).then_some(seen)
+        self.heads.head(frame).probe(page)
     }
 
     /// Where the page is, and its word. Good only as long as the word is unchanged.
@@ -133,21 +179,27 @@ impl Residency {
 
     /// The optimistic reader's first half: where to read, and what to compare with afterwards.
     #[inline]
-    pub(crate) fn peek(&self, page: PageId, hash: u64) -> Result<(u32, Snapshot), Obstacle> {
-        let (frame, seen) = self.locate(page, hash).ok_or(Obstacle::Absent)?;
-        if seen.has(EXCLUSIVE | REVOKED) {
-            return Err(refusal(frame, seen, EXCLUSIVE));
-        }
-        Ok((frame, seen))
-    }
-
-    /// A shared latch. Who comes while another waits for the exclusive one queues behind it.
-    pub(crate) fn share(
+    pub(crate) fn peek(
         &self,
         page: PageId,
         hash: u64,
-        most: u64,
-    ) -> Result<(u32, Snapshot), Obstacle> {
+    ) -> Result<(u32, H::Place, Snapshot), Obstacle> {
+        let found = self.table.find(hash, |frame| {
+            let place = self.heads.place(frame);
+            let seen = self.heads.head_at(place).probe(page)?;
+            Some((place, seen))
+        });
+        let Some((frame, (place, seen))) = found else {
+            return Err(Obstacle::Absent);
+        };
+        if seen.has(EXCLUSIVE | REVOKED) {
+            return Err(refusal(frame, seen, EXCLUSIVE));
+        }
+        Ok((frame, place, seen))
+    }
+
+    /// A shared latch. Who comes while another waits for the exclusive one queues behind it.
+    pub(crate) fn share(&self, page: PageId, hash: u64) -> Result<(u32, Snapshot), Obstacle> {
         loop {
             let (frame, seen) = self.locate(page, hash).ok_or(Obstacle::Absent)?;
             // Waiters on a frame that nobody has latched wait for something else.
@@ -157,7 +209,7 @@ impl Residency {
             if seen.shared() == SHARED_MAX {
                 return Err(Obstacle::Busy(frame, SHARED));
             }
-            if self.word(frame).try_share(seen, most) {
+            if self.word(frame).try_share(seen) {
                 return Ok((frame, seen));
             }
         }
@@ -170,7 +222,7 @@ impl Residency {
             if now.has(EXCLUSIVE | REVOKED) || now.shared() == SHARED_MAX {
                 return false;
             }
-            if self.word(frame).try_share(now, 0) {
+            if self.word(frame).try_share(now) {
                 return true;
             }
             now = self.word(frame).load();
@@ -181,30 +233,20 @@ impl Residency {
     }
 
     /// The exclusive latch. The caller looks at the word it gets: with WRITING, the bytes must not change where they are.
-    pub(crate) fn exclude(
-        &self,
-        page: PageId,
-        hash: u64,
-        most: u64,
-    ) -> Result<(u32, Snapshot), Obstacle> {
+    pub(crate) fn exclude(&self, page: PageId, hash: u64) -> Result<(u32, Snapshot), Obstacle> {
         loop {
             let (frame, seen) = self.locate(page, hash).ok_or(Obstacle::Absent)?;
             if seen.has(EXCLUSIVE | REVOKED | SHARED | READ_ONLY) {
                 return Err(refusal(frame, seen, EXCLUSIVE | SHARED));
             }
-            if self.word(frame).try_exclude(seen, most) {
+            if self.word(frame).try_exclude(seen) {
                 return Ok((frame, seen));
             }
         }
     }
 
     /// A pin: the page stays resident, latched or not.
-    pub(crate) fn pin(
-        &self,
-        page: PageId,
-        hash: u64,
-        most: u64,
-    ) -> Result<(u32, Snapshot), Obstacle> {
+    pub(crate) fn pin(&self, page: PageId, hash: u64) -> Result<(u32, Snapshot), Obstacle> {
         loop {
             let (frame, seen) = self.locate(page, hash).ok_or(Obstacle::Absent)?;
             if seen.has(EXCLUSIVE | REVOKED) {
@@ -213,7 +255,7 @@ impl Residency {
             if seen.pins() == PINS_MAX {
                 return Err(Obstacle::Pins);
             }
-            if self.word(frame).try_pin(seen, most) {
+            if self.word(frame).try_pin(seen) {
                 return Ok((frame, seen));
             }
         }
@@ -261,7 +303,7 @@ impl Residency {
             return Err(Kept::InUse);
         }
         // 2. Claim it, if all that is still so. From here on nobody can latch or pin it, and who tries waits.
-        if !word.try_exclude(seen, 0) {
+        if !word.try_exclude(seen) {
             return Err(Kept::InUse);
         }
         // 3. Its page can't change now. An empty frame has none, and is taken as it is.
@@ -288,7 +330,7 @@ impl Residency {
     fn clear(&self, frame: u32, home: &Home<'_>) -> Snapshot {
         home.remove(frame);
         // Relaxed: who reads the key does so between two looks at the word; who waits looks at it after the change below.
-        self.heads[at(frame)].key.store(NO_PAGE, Ordering::Relaxed);
+        self.heads.head(frame).key.store(NO_PAGE, Ordering::Relaxed);
         self.word(frame).change(Word::LEFTOVERS, 0, true)
     }
 
@@ -312,7 +354,8 @@ impl Residency {
         if let Some((other, _)) = home.find(|frame| self.probe(page, frame)) {
             return Err(other);
         }
-        self.heads[at(frame)]
+        self.heads
+            .head(frame)
             .key
             .store(page.to_bits(), Ordering::Relaxed);
         if reading {
@@ -345,7 +388,7 @@ impl Residency {
                 return None;
             }
             // The key was that of the page under this very word.
-            if self.word(frame).try_exclude(seen, 0) {
+            if self.word(frame).try_exclude(seen) {
                 return Some(seen);
             }
         }
@@ -377,8 +420,9 @@ impl Residency {
     /// caller's, empty and exclusive. The caller wakes who waits for it.
     pub(crate) fn relocate(&self, page: PageId, hash: u64, from: u32, to: u32) -> Snapshot {
         let home = self.table.lock(hash);
-        let key = &self.heads[at(from)].key;
-        self.heads[at(to)]
+        let key = &self.heads.head(from).key;
+        self.heads
+            .head(to)
             .key
             .store(page.to_bits(), Ordering::Relaxed);
         home.replace(from, to);
@@ -446,7 +490,7 @@ impl Residency {
             if !seen.has(REVOKED) || seen.has(obstacles) {
                 return Going::Held(frame);
             }
-            if word.try_exclude(seen, 0) {
+            if word.try_exclude(seen) {
                 break;
             }
         }
@@ -470,6 +514,7 @@ impl Residency {
     }
 }
 
+#[cold]
 fn refusal(frame: u32, seen: Snapshot, bits: u64) -> Obstacle {
     if seen.has(REVOKED) {
         Obstacle::Revoked

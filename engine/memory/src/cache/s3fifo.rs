@@ -9,7 +9,7 @@ use super::policy::{Attempt, Frames, STEPS_MAX};
 /// The small queue's share of the frames.
 const SMALL_PART: usize = 10;
 /// Uses on probation that make a page stay. The paper's number: one more use than a single access has.
-const USED_TO_STAY: u64 = 2;
+const USED_TO_STAY: u8 = 2;
 
 #[derive(Debug)]
 pub(crate) struct S3Fifo {

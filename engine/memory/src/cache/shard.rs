@@ -72,7 +72,7 @@ impl ReservedFrame {
     )]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the frame is exclusive and this holder's; writing takes `&mut self`.
-        unsafe { self.inner.memory.bytes(self.frame) }
+        unsafe { self.inner.memory().bytes(self.frame) }
     }
 
     /// Changes bytes from `offset_bytes` on.
@@ -80,7 +80,7 @@ impl ReservedFrame {
     /// # Panics
     /// Beyond the end of the frame.
     pub fn write(&mut self, offset_bytes: usize, from: &[u8]) {
-        copy_in(self.inner.memory.words(self.frame), offset_bytes, from);
+        copy_in(self.inner.memory().words(self.frame), offset_bytes, from);
     }
 }
 
@@ -174,7 +174,7 @@ impl CacheShard {
     /// # Panics
     /// Beyond the end of the page.
     pub fn fill(&mut self, ticket: &mut ReadTicket, offset_bytes: usize, from: &[u8]) {
-        copy_in(self.inner.memory.words(ticket.frame), offset_bytes, from);
+        copy_in(self.inner.memory().words(ticket.frame), offset_bytes, from);
     }
 
     /// The page has arrived, or the volume said no (with its code). A page whose check fails is not served; those who wait

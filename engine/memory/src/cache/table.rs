@@ -76,11 +76,27 @@ impl Table {
         hash: u64,
         mut probe: impl FnMut(u32) -> Option<T>,
     ) -> Option<(u32, T)> {
+        // Most pages are found here.
+        let slot = &self.buckets[self.home(hash)].0[low_bits(hash) % BUCKET_SLOTS];
+        let slot = slot.load(Ordering::Acquire);
+        if slot >> 32 == tag(hash) {
+            let frame = frame_of(slot);
+            if let Some(found) = probe(frame) {
+                return Some((frame, found));
+            }
+        }
+        self.find_on(hash, probe)
+    }
+
+    /// As [`Self::find`], behind the first slot.
+    #[inline(never)]
+    fn find_on<T>(&self, hash: u64, mut probe: impl FnMut(u32) -> Option<T>) -> Option<(u32, T)> {
         let (first, wanted) = (low_bits(hash), tag(hash));
         let mut bucket = self.home(hash);
+        let mut skip = 1;
         for _ in 0..=self.mask {
             let slots = &self.buckets[bucket].0;
-            for step in 0..BUCKET_SLOTS {
+            for step in skip..BUCKET_SLOTS {
                 // Acquire: partner is the release with which the slot was filled, after the frame was given the page.
                 let slot = slots[first.wrapping_add(step) % BUCKET_SLOTS].load(Ordering::Acquire);
                 if slot >> 32 == wanted {
@@ -94,6 +110,7 @@ impl Table {
             if self.controls[bucket].load(Ordering::Relaxed) & PASSED == 0 {
                 return None;
             }
+            skip = 0;
             bucket = (bucket + 1) & self.mask;
         }
         None

@@ -1,13 +1,13 @@
 //! A frame's state in one 64-bit word, and the steps from state to state.
 //!
 //! ```text
-//! 63 ............ 28 | 27    | 26      | 25       | 24..23 | 22      | 21      | 20    | 19..10 | 9       | 8         | 7..0
-//! version            | image | revoked | readonly | used   | reading | writing | dirty | pins   | waiters | exclusive | shared
+//! 63 ............ 26 | 25    | 24      | 23       | 22      | 21      | 20    | 19..10 | 9       | 8         | 7..0
+//! version            | image | revoked | readonly | reading | writing | dirty | pins   | waiters | exclusive | shared
 //! ```
 //!
 //! The version moves whenever what the frame holds, or may be used for, has changed: an optimistic reader compares it,
-//! and the exclusive bit, before and after. It has 36 bits, so a reader must be held up for 2^36 changes of one
-//! frame, more than an hour at 15 million a second, and then hit the very one, to be deceived.
+//! and the exclusive bit, before and after. It has 38 bits, so a reader must be held up for 2^38 changes of one
+//! frame, five hours at 15 million a second, and then hit the very one, to be deceived.
 
 use super::sync::{AtomicU64, Ordering, fence};
 
@@ -25,15 +25,13 @@ pub(crate) const DIRTY: u64 = 1 << 20;
 pub(crate) const WRITING: u64 = 1 << 21;
 /// Its bytes are on their way from the volume; exclusive as well.
 pub(crate) const READING: u64 = 1 << 22;
-const USED_ONE: u64 = 1 << 23;
-const USED: u64 = 3 << 23;
 /// No exclusive latch is granted.
-pub(crate) const READ_ONLY: u64 = 1 << 25;
+pub(crate) const READ_ONLY: u64 = 1 << 23;
 /// Nothing is granted; the page goes when its last holder has gone.
-pub(crate) const REVOKED: u64 = 1 << 26;
+pub(crate) const REVOKED: u64 = 1 << 24;
 /// No page any more: the bytes of a write under way, whose page has moved on to another frame.
-pub(crate) const IMAGE: u64 = 1 << 27;
-const VERSION_ONE: u64 = 1 << 28;
+pub(crate) const IMAGE: u64 = 1 << 25;
+const VERSION_ONE: u64 = 1 << 26;
 const VERSION: u64 = !(VERSION_ONE - 1);
 
 /// The most shared latches a frame can have at once.
@@ -58,20 +56,6 @@ impl Snapshot {
 
     pub(crate) const fn pins(self) -> u64 {
         (self.0 & PINS) / PIN_ONE
-    }
-
-    #[inline]
-    pub(crate) const fn used(self) -> u64 {
-        (self.0 & USED) / USED_ONE
-    }
-
-    /// With one use more, up to `most`.
-    const fn touched(self, most: u64) -> u64 {
-        if self.used() < most {
-            self.0 + USED_ONE
-        } else {
-            self.0
-        }
     }
 
     const fn bumped(self) -> Self {
@@ -107,15 +91,14 @@ impl Word {
         (self.0.load(Ordering::Relaxed) ^ seen.0) & (VERSION | EXCLUSIVE) == 0
     }
 
-    /// Adds a shared latch, and a use, if nothing has happened since `seen`. Acquire: partner is the release of the last
-    /// holder.
-    pub(crate) fn try_share(&self, seen: Snapshot, most: u64) -> bool {
-        self.swap_if(seen, seen.touched(most) + SHARED_ONE, Ordering::Acquire)
+    /// Adds a shared latch if nothing has happened since `seen`. Acquire: partner is the release of the last holder.
+    pub(crate) fn try_share(&self, seen: Snapshot) -> bool {
+        self.swap_if(seen, seen.0 + SHARED_ONE, Ordering::Acquire)
     }
 
-    /// Adds a pin, and a use, if nothing has happened since `seen`. Acquire, as above.
-    pub(crate) fn try_pin(&self, seen: Snapshot, most: u64) -> bool {
-        self.swap_if(seen, seen.touched(most) + PIN_ONE, Ordering::Acquire)
+    /// Adds a pin if nothing has happened since `seen`. Acquire, as above.
+    pub(crate) fn try_pin(&self, seen: Snapshot) -> bool {
+        self.swap_if(seen, seen.0 + PIN_ONE, Ordering::Acquire)
     }
 
     /// Takes a pin away if nothing has happened since `seen`. Release: what was done under the pin is over.
@@ -123,12 +106,12 @@ impl Word {
         self.swap_if(seen, seen.0 - PIN_ONE, Ordering::Release)
     }
 
-    /// Latches exclusively, with a use, if nothing has happened since `seen`.
+    /// Latches exclusively if nothing has happened since `seen`.
     ///
     /// Acquire: partner is the release of the last holder, shared ones included. The fence is the partner of the one in
     /// [`Self::unchanged`].
-    pub(crate) fn try_exclude(&self, seen: Snapshot, most: u64) -> bool {
-        let done = self.swap_if(seen, seen.touched(most) | EXCLUSIVE, Ordering::Acquire);
+    pub(crate) fn try_exclude(&self, seen: Snapshot) -> bool {
+        let done = self.swap_if(seen, seen.0 | EXCLUSIVE, Ordering::Acquire);
         if done {
             fence(Ordering::Release);
         }
@@ -194,44 +177,8 @@ impl Word {
         false
     }
 
-    /// Notes a use, up to `most`. Lossy on purpose: one try, and none once enough are noted, so that the hits of a hot
-    /// page write nothing.
-    #[inline]
-    pub(crate) fn touch(&self, seen: Snapshot, most: u64) {
-        if seen.used() < most {
-            // Relaxed: a hint for eviction, nothing is read on the strength of it.
-            let _ = self.0.compare_exchange(
-                seen.0,
-                seen.0 + USED_ONE,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-        }
-    }
-
-    /// Takes uses away: one, or all. What the word was before.
-    pub(crate) fn fade(&self, all: bool) -> Snapshot {
-        let mut seen = Snapshot(self.0.load(Ordering::Relaxed));
-        while seen.used() > 0 {
-            let to = if all {
-                seen.0 & !USED
-            } else {
-                seen.0 - USED_ONE
-            };
-            // Relaxed, as in `touch`.
-            match self
-                .0
-                .compare_exchange(seen.0, to, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return seen,
-                Err(now) => seen = Snapshot(now),
-            }
-        }
-        seen
-    }
-
     /// All bits but the version's and the exclusive latch's: what an emptied frame must not keep.
     pub(crate) const LEFTOVERS: u64 = !(VERSION | EXCLUSIVE);
     /// The bits that go over when a page moves to another frame.
-    pub(crate) const MOVED: u64 = PINS | USED | READ_ONLY | REVOKED;
+    pub(crate) const MOVED: u64 = PINS | READ_ONLY | REVOKED;
 }

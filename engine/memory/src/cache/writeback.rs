@@ -283,7 +283,7 @@ impl CacheShard {
         let frame = ticket.frames[..ticket.pages][index];
         // SAFETY: the frame is marked as being written until `write_done` consumes the ticket, which is borrowed; who wants
         // to change the page moves to another frame first.
-        unsafe { self.inner.memory.bytes(frame) }
+        unsafe { self.inner.memory().bytes(frame) }
     }
 
     /// The request's end: written, which means what the volume promises with that, or the volume's code. Pages that could
@@ -401,7 +401,7 @@ fn start_page(inner: &Inner, page: PageId, frame: u32, now_ns: u64) -> Start {
         return Start::NotYet;
     }
     // SAFETY: the claim is the exclusive latch.
-    let bytes = unsafe { inner.memory.bytes(frame) };
+    let bytes = unsafe { inner.memory().bytes(frame) };
     let shard: &ShardShared = inner.shard_of_frame(frame);
     if !inner.owner.may_write(page, bytes) {
         shard.counts.refused.add(1);
@@ -412,7 +412,7 @@ fn start_page(inner: &Inner, page: PageId, frame: u32, now_ns: u64) -> Start {
     }
     let seal = inner.owner.seal(page, bytes);
     if let Some((offset, seal)) = seal {
-        copy_in(inner.memory.words(frame), offset, &seal);
+        copy_in(inner.memory().words(frame), offset, &seal);
     }
     shard.dirty_pages.fetch_sub(1, Ordering::Relaxed);
     let before = inner.residency.begin_write(frame, seal.is_some());
