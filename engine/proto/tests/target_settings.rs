@@ -376,6 +376,52 @@ fn a_late_copy_of_an_overruled_epoch_does_not_bring_its_list_back() {
 }
 
 #[test]
+fn a_set_that_was_overruled_before_its_answer_is_not_vouched_for() {
+    for overruled_by_force in [true, false] {
+        let mut bed = Bed::new(Pace::Inline);
+        let (first, second) = if overruled_by_force {
+            (reserve_epoch(A, 1, 5, &[A]), reserve(C, 2, 2, &[C]))
+        } else {
+            (reserve(A, 1, 1, &[A]), reserve_epoch(C, 2, 5, &[C]))
+        };
+        bed.give(&first);
+        let (target, id, _) = bed.blade.poll_persist().unwrap();
+        bed.give(&second);
+        bed.blade.handle_persisted(bed.now, target, id, true);
+        // The list that it asked for was durable for a moment, and is not in force.
+        let replies = bed.replies();
+        assert_eq!(replies.len(), 1);
+        if overruled_by_force {
+            assert_eq!(told(&replies[0]), (7, 5, 1));
+        } else {
+            assert_eq!(replies[0][14..16], RESERVED);
+        }
+        assert!(replies[0].ends_with(&C.0), "the list in force");
+        assert_eq!(bed.persist(true), 1);
+        assert_eq!(bed.replies().len(), 1);
+        bed.assert_idle();
+    }
+}
+
+#[test]
+fn all_fenced_lives_of_a_mac_are_remembered() {
+    let mut bed = Bed::new(Pace::Inline);
+    for life in 1..=20 {
+        bed.advance(LIFETIME);
+        bed.session(A, life, 0);
+        change(&mut bed, &reserve_epoch(B, 1, 2 * life, &[B]));
+        change(&mut bed, &reserve_epoch(B, 1, 2 * life + 1, &[A, B]));
+        bed.persist(true);
+    }
+    // The one before the last was fenced as well, and would end the session of the living.
+    for life in 10..=20 {
+        assert_eq!(bed.ask(&attach(A, 1, life, 0))[30], 5, "life {life}");
+    }
+    let lives = state(&bed).fenced.len();
+    assert!(lives <= 16, "one MAC takes the room of all others: {lives}");
+}
+
+#[test]
 fn a_set_is_answered_when_no_write_of_removed_macs_is_under_way() {
     let mut bed = Bed::new(Pace::Held);
     for (tag, lba, src) in [(1, 0, A), (2, 0, A), (3, 8, B), (4, 16, A), (5, 0, C)] {

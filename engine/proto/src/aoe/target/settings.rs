@@ -12,7 +12,7 @@ use super::backing::Backing;
 use super::config::{ForceSet, PersistentState};
 use super::operation::Stage;
 use super::receive::{ReplyTo, Verdict};
-use super::slot::{FENCED_MAX, MacSet};
+use super::slot::{FENCED_LIVES_MAX, FENCED_MAX, MacSet};
 use super::vendor::Echo;
 use super::{Blade, BladeEvent, index};
 use crate::time::Instant;
@@ -40,8 +40,7 @@ pub(super) enum ChangeKind {
     Config(ConfigCommand),
     Mask,
     Reserve(ReserveCommand),
-    /// With the epoch asked for.
-    Epoch(Echo, u64),
+    Epoch(Echo),
 }
 
 /// A change that is in effect, and not answered yet.
@@ -49,6 +48,8 @@ pub(super) enum ChangeKind {
 pub(super) struct Change {
     kind: ChangeKind,
     to: ReplyTo,
+    /// The reservation that was in force when it was made, by number.
+    reservation: u64,
     /// The state that must become durable; `None`: it is.
     persist: Option<u64>,
     /// Writes of removed MACs that are still under way (S9).
@@ -135,7 +136,14 @@ impl<D: Backing> Blade<D> {
 
     fn answer_change(&mut self, number: usize, place: usize, ok: bool) {
         let change = self.targets[number].changes[place].take();
-        let Some(Change { kind, to, left, .. }) = change else {
+        let Some(Change {
+            kind,
+            to,
+            reservation,
+            left,
+            ..
+        }) = change
+        else {
             return;
         };
         if left > 0 {
@@ -151,12 +159,17 @@ impl<D: Backing> Blade<D> {
         } else {
             SandrailStatus::NotDurable
         };
+        // Another reservation has overtaken it, and may be neither durable nor past its barrier: success would vouch for that one.
+        let is_overtaken = ok && self.targets[number].reservation != reservation;
         match kind {
-            // A newer epoch has overtaken it, and may be neither durable nor past its barrier: success would vouch for that one.
-            ChangeKind::Epoch(echo, epoch) if ok && self.targets[number].state.epoch != epoch => {
+            ChangeKind::Epoch(echo) if is_overtaken => {
                 self.answer_vendor(number, &to, echo, SandrailStatus::StaleEpoch);
             }
-            ChangeKind::Epoch(echo, _) => self.answer_vendor(number, &to, echo, status),
+            ChangeKind::Reserve(command) if is_overtaken => {
+                let code = Some(ErrorCode::TargetReserved);
+                self.answer_reserve(number, &to, code, command);
+            }
+            ChangeKind::Epoch(echo) => self.answer_vendor(number, &to, echo, status),
             _ if !ok => {
                 self.refuse(number, &to, ErrorCode::DeviceUnavailable);
             }
@@ -187,6 +200,7 @@ impl<D: Backing> Blade<D> {
         target.changes[place] = Some(Change {
             kind,
             to,
+            reservation: target.reservation,
             persist,
             left,
         });
@@ -406,6 +420,7 @@ impl<D: Backing> Blade<D> {
                 members,
             });
         }
+        self.targets[number].reservation += u64::from(is_new);
         let left = self.replace_reservation(now, (number, place), macs);
         let kind = ChangeKind::Reserve(command);
         self.change_made((number, place), to, kind, (is_new, left))
@@ -487,12 +502,7 @@ impl<D: Backing> Blade<D> {
             |session, mac, incarnation| ended.push((session, mac, incarnation)),
         );
         for (session, mac, incarnation) in ended {
-            let fenced = &mut self.targets[number].state.fenced;
-            fenced.retain(|(other, _)| *other != mac);
-            if fenced.len() == FENCED_MAX {
-                fenced.remove(0);
-            }
-            fenced.push((mac, incarnation));
+            remember_fenced(&mut self.targets[number].state.fenced, mac, incarnation);
             let target = index(number);
             self.event(BladeEvent::SessionVoided {
                 target,
@@ -523,6 +533,18 @@ impl<D: Backing> Blade<D> {
         };
         self.reply_vendor(number, to, &body);
     }
+}
+
+/// Remembers a fenced life. The oldest goes when there are too many of one MAC, or of all.
+fn remember_fenced(fenced: &mut Vec<(MacAddr, u64)>, mac: MacAddr, incarnation: u64) {
+    fenced.retain(|life| *life != (mac, incarnation));
+    let is_its = |(other, _): &(MacAddr, u64)| *other == mac;
+    let too_many = fenced.iter().filter(|life| is_its(life)).count() >= FENCED_LIVES_MAX;
+    let oldest = fenced.iter().position(is_its).filter(|_| too_many);
+    if let Some(place) = oldest.or((fenced.len() >= FENCED_MAX).then_some(0)) {
+        fenced.remove(place);
+    }
+    fenced.push((mac, incarnation));
 }
 
 /// Carries out one directive on a list.

@@ -24,6 +24,8 @@ const MAC_BYTES: usize = 6;
 const DIRECTIVE_BYTES: usize = 8;
 /// Fenced lives that are remembered; the oldest goes first.
 pub(super) const FENCED_MAX: usize = 1024;
+/// Fenced lives of one MAC that are remembered: a process that hung through several others must not come back (S10).
+pub(super) const FENCED_LIVES_MAX: usize = 16;
 
 /// What a target needs to know of its blade.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +102,8 @@ pub(super) struct Target<D> {
     pub(super) sessions: Sessions,
     pub(super) mask: MacSet,
     pub(super) reserved: MacSet,
+    /// Counts the reservations that were in force.
+    pub(super) reservation: u64,
     /// The most MACs of the mask and of the reservation: those that every answer can carry.
     pub(super) mask_max: usize,
     pub(super) reserved_max: usize,
@@ -149,6 +153,7 @@ impl<D: Backing> Target<D> {
             sessions: Sessions::new(blade.sessions_max, blade.frame_lifetime, state.session_next),
             mask: MacSet::new(&state.mask),
             reserved: MacSet::new(&state.reserved),
+            reservation: 0,
             mask_max,
             reserved_max,
             state,

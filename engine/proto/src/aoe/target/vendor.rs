@@ -270,6 +270,7 @@ impl<D: Backing> Blade<D> {
             macs
         };
         if !is_copy {
+            self.targets[number].reservation += 1;
             let state = &mut self.targets[number].state;
             state.epoch = request.epoch;
             state.forced = false;
@@ -281,7 +282,7 @@ impl<D: Backing> Blade<D> {
             });
         }
         let left = self.replace_reservation(now, (number, place), macs);
-        let kind = ChangeKind::Epoch(echo, request.epoch);
+        let kind = ChangeKind::Epoch(echo);
         self.change_made((number, place), to, kind, (!is_copy, left))
     }
 }
