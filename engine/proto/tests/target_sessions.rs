@@ -479,3 +479,26 @@ fn a_session_has_eight_macs_at_most() {
     let ninth = MacAddr([2, 0, 0, 0, 1, 9]);
     assert_eq!(status(&bed.ask(&attach(ninth, 1, 7, 0))), 6);
 }
+
+#[test]
+fn copies_are_known_for_as_long_as_a_backlog_may_hold_them() {
+    for told in [true, false] {
+        let mut bed = Bed::new(Pace::Inline);
+        let session = bed.session(A, 7, 0);
+        let write = |tag, byte| Ata::write(tag, 8, 1).under(session).filled(byte);
+        assert_eq!(bed.ask(&write(0x10, 1))[27], 0x40);
+        let begun = bed.now;
+        for _ in 0..3 {
+            bed.now = bed.now + 2 * LIFETIME;
+            if told {
+                bed.blade.handle_backlog(begun);
+            }
+            bed.turn();
+        }
+        assert_eq!(bed.ask(&write(0x20, 2))[27], 0x40);
+        assert_eq!(bed.ask(&write(0x11, 1))[27], 0x40);
+        let read = bed.ask(&Ata::read(0x30, 8, 1).bare());
+        let newer = if told { 2 } else { 1 };
+        assert_eq!(read[36], newer, "told of a backlog: {told}");
+    }
+}

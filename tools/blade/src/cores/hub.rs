@@ -1,10 +1,12 @@
 //! What threads share: for each core a door with its rings and its bell, for each link a ring of what is to leave by it.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
 use crossbeam_queue::ArrayQueue;
 use sandrail_node::waiting::{Doorbell, EventFd};
+use sandrail_proto::time::Instant;
 
 use super::crossing::Crossing;
 use super::status::CoreStatus;
@@ -12,7 +14,7 @@ use crate::control::protocol::Keep;
 use crate::state::keeper::Saved;
 
 /// Frames that can wait for a core, or for a link of another core.
-const CROSSING_FRAMES: usize = 512;
+pub(super) const CROSSING_FRAMES: usize = 512;
 /// States that can be on their way back to a core.
 const SAVED_MAX: usize = 4096;
 /// Commands that can wait for a core: one each from every client of the control socket, and a stop.
@@ -38,6 +40,8 @@ pub(crate) struct CoreDoor {
     pub(crate) saved: ArrayQueue<Saved>,
     pub(crate) commands: ArrayQueue<Command>,
     pub(crate) doorbell: Doorbell<EventFd>,
+    /// The frames that arrived on its links before this, in nanoseconds, were handed to those whom they are for.
+    seen_to_ns: AtomicU64,
 }
 
 /// How others send by a link.
@@ -66,6 +70,7 @@ impl Hub {
                 saved: ArrayQueue::new(SAVED_MAX),
                 commands: ArrayQueue::new(COMMANDS_MAX),
                 doorbell: Doorbell::new(EventFd::new()?),
+                seen_to_ns: AtomicU64::new(0),
             })
         };
         let link = |core: &usize| LinkDoor {
@@ -76,6 +81,22 @@ impl Hub {
             cores: (0..cores).map(door).collect::<io::Result<_>>()?,
             links: owners.iter().map(link).collect(),
         })
+    }
+
+    /// What arrived on this core's links before then was handed over.
+    pub(super) fn tell_seen(&self, core: usize, to: Instant) {
+        // Pairs with the acquire in `seen_by_others`: the frames are in the rings before this is seen.
+        self.cores[core]
+            .seen_to_ns
+            .store(to.as_nanos(), Ordering::Release);
+    }
+
+    /// Frames that arrived before then on links of other cores are in this core's ring, or were. `None`: there are no others.
+    pub(super) fn seen_by_others(&self, core: usize) -> Option<Instant> {
+        let others = self.cores.iter().enumerate().filter(|(at, _)| *at != core);
+        // Pairs with the release in `tell_seen`.
+        let told = others.map(|(_, door)| door.seen_to_ns.load(Ordering::Acquire));
+        told.min().map(Instant::from_nanos)
     }
 
     /// Tells one core something; `false`: its ring is full.

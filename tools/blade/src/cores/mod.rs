@@ -5,6 +5,7 @@ pub(crate) mod hub;
 mod idle;
 mod report;
 pub(crate) mod route;
+mod seen;
 pub(crate) mod status;
 mod turn;
 

@@ -12,8 +12,9 @@ use sandrail_proto::time::Instant;
 use sandrail_wire::{FrameRef, TargetAddr};
 
 use super::crossing::CrossFrame;
-use super::hub::{Command, Hub};
+use super::hub::{CROSSING_FRAMES, Command, Hub};
 use super::route::{Homes, Route};
+use super::seen::Seen;
 use crate::disk::ServedDisk;
 use crate::drill::DrillLink;
 use crate::events::CoreEvent;
@@ -21,6 +22,8 @@ use crate::state::keeper::{Job, Saved};
 
 /// Frames received, sent, or taken from others for one link in a turn at most.
 const BURST_FRAMES_MAX: usize = 64;
+/// No link's receive memory holds more frames. Fewer would do, but a link does not say how many.
+const LINK_FRAMES_MAX: usize = 1 << 16;
 
 /// A target of this core, in the machine's order.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ pub(super) struct OwnPort {
     pub(super) id: u8,
     /// A frame of another core that found no room.
     held: Option<Box<CrossFrame>>,
+    seen: Seen,
 }
 
 /// What the loop itself counts.
@@ -88,12 +92,15 @@ pub(crate) struct Core {
     pub(super) counters: LoopCounters,
     pub(super) wait_set: PollSet,
     pub(super) now: Instant,
+    /// Of what other cores hand over.
+    crossed: Seen,
     /// Since when no frames are taken any more.
     pub(super) stopping: Option<Instant>,
 }
 
 impl Core {
     pub(crate) fn new(parts: CoreParts) -> Self {
+        let now = clock::now();
         let ports: Vec<OwnPort> = parts
             .links
             .into_iter()
@@ -101,6 +108,7 @@ impl Core {
                 link,
                 id,
                 held: None,
+                seen: Seen::new(now, LINK_FRAMES_MAX),
             })
             .collect();
         let foreign_links = (0..=u8::MAX)
@@ -122,7 +130,9 @@ impl Core {
             idle: parts.idle,
             pin_to: parts.pin_to,
             counters: LoopCounters::default(),
-            now: clock::now(),
+            now,
+            // The others may have taken frames since long before.
+            crossed: Seen::new(Instant::ZERO, CROSSING_FRAMES),
             stopping: None,
         }
     }
@@ -134,10 +144,13 @@ impl Core {
             port.link.begin_turn();
         }
         let mut busy = false;
+        // Before their frames are taken: what they say of them must be in the ring by then.
+        let others_saw = self.hub.seen_by_others(self.number);
         if self.stopping.is_none() {
             busy |= self.receive(now);
         }
-        busy |= self.take_crossed(now);
+        busy |= self.take_crossed(now, others_saw);
+        self.tell_backlog(now, others_saw.is_some());
         self.blade.handle_disks(now);
         busy |= self.timers(now);
         busy |= self.take_saved(now);
@@ -189,17 +202,36 @@ impl Core {
                     blade.handle_frame(now, InterfaceId(id), &frame);
                 }
             });
+            // Fewer than asked for may still be all that were looked at: bad ones count for nothing, nor do those that faults took.
+            port.seen
+                .took(now, received, received < BURST_FRAMES_MAX / 2);
             busy |= received > 0;
         }
         busy
     }
 
-    /// Frames for targets of this core that arrived on others'.
-    fn take_crossed(&mut self, now: Instant) -> bool {
+    /// Tells the others and the machine which frames are seen, and may not be.
+    fn tell_backlog(&mut self, now: Instant, has_others: bool) {
+        let own = self.ports.iter().map(|port| port.seen.to()).min();
+        let own = own.unwrap_or(now);
+        let mut seen = own;
+        if has_others {
+            self.hub.tell_seen(self.number, own);
+            seen = own.min(self.crossed.to());
+        }
+        self.blade.handle_backlog(seen);
+    }
+
+    /// Frames for targets of this core that arrived on others', who saw all that had arrived until then.
+    fn take_crossed(&mut self, now: Instant, others_saw: Option<Instant>) -> bool {
         let crossing = &self.hub.cores[self.number].requests;
-        let mut busy = false;
-        for _ in 0..BURST_FRAMES_MAX {
-            let Some(frame) = crossing.take() else { break };
+        let mut taken = 0;
+        let mut is_empty = false;
+        while taken < BURST_FRAMES_MAX {
+            let Some(frame) = crossing.take() else {
+                is_empty = true;
+                break;
+            };
             // At the end frames are lost; their senders ask the next instance.
             if self.stopping.is_none() {
                 let bytes = FrameRef::new(frame.bytes());
@@ -208,9 +240,12 @@ impl Core {
             }
             crossing.give_back(frame);
             self.counters.crossed_in += 1;
-            busy = true;
+            taken += 1;
         }
-        busy
+        if let Some(saw) = others_saw {
+            self.crossed.took(saw, taken, is_empty);
+        }
+        taken > 0
     }
 
     fn timers(&mut self, now: Instant) -> bool {

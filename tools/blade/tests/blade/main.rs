@@ -9,3 +9,4 @@ mod cores;
 mod keeping;
 mod manual;
 mod serving;
+mod stalls;

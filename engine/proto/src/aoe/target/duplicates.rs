@@ -2,8 +2,8 @@
 //!
 //! Two: the answer may take one to arrive, until when its initiator sends copies, and the last of them may take another. A
 //! copy that comes says that no answer had arrived when it was sent, so that they are counted from the latest answer. And
-//! they are counted up to the turn before the one in which a frame is seen: while a process does not run, frames wait in
-//! its rings, and those of one ring may be seen before older ones of another.
+//! they are counted up to the time by which all that had arrived was seen: while a process does not run, frames wait in its
+//! rings, more of them than a turn takes, and those of one ring may be seen before older ones of another.
 //!
 //! Entries lie in a ring in order of arrival, and chains of a hash table run through the ring from younger to older ones.
 //! An entry that is overwritten or falls out at the ring's old end ends the chains that lead to it, so that nothing is ever
@@ -174,9 +174,9 @@ impl Duplicates {
         number as usize & (self.ring.len() - 1)
     }
 
-    /// All frames that had arrived by now were seen.
-    pub(super) const fn turned(&mut self, now: Instant) {
-        self.turned_ns = now.as_nanos();
+    /// All frames that had arrived by then were seen.
+    pub(super) fn turned(&mut self, seen_to: Instant) {
+        self.turned_ns = self.turned_ns.max(seen_to.as_nanos());
     }
 
     const fn is_young(&self, entry: &Entry) -> bool {

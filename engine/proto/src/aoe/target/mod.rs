@@ -103,6 +103,8 @@ pub struct Blade<D> {
     events: VecDeque<BladeEvent>,
     counters: BladeCounters,
     next_persist: usize,
+    /// Until when all frames that arrived were handed in; `None`: until each turn's time.
+    seen_to: Option<Instant>,
 }
 
 impl<D: Backing> Blade<D> {
@@ -166,6 +168,7 @@ impl<D: Backing> Blade<D> {
             events: VecDeque::with_capacity(EVENTS_MAX),
             counters: BladeCounters::default(),
             next_persist: 0,
+            seen_to: None,
             config,
         })
     }
@@ -173,7 +176,8 @@ impl<D: Backing> Blade<D> {
     /// Once a turn, after the frames: takes note of what the disks have done, starts what waited for it, and hands everything
     /// begun to the operating system.
     pub fn handle_disks(&mut self, now: Instant) {
-        self.duplicates.turned(now);
+        self.duplicates
+            .turned(self.seen_to.map_or(now, |to| to.min(now)));
         for number in 0..self.targets.len() {
             while let Some((io, result)) = self.targets[number].backing.poll_done(now) {
                 let operation = self.targets[number].first_operation + io.0;
@@ -195,6 +199,13 @@ impl<D: Backing> Blade<D> {
                 self.on_resized(number);
             }
         }
+    }
+
+    /// Frames that arrived after `seen_to` may still lie in a ring, of a link or of another core, though turns go on. Copies are
+    /// remembered by the age of the oldest frame that may come (S6), so whoever does not hand in all that there is in a turn says so
+    /// with each of them. Unless this is called, all frames that had arrived at a turn's time count as handed in by its end.
+    pub fn handle_backlog(&mut self, seen_to: Instant) {
+        self.seen_to = Some(seen_to);
     }
 
     /// Serves what [`poll_timeout`](Self::poll_timeout) asked for.
