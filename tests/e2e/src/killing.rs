@@ -111,6 +111,14 @@ impl Killing {
     /// # Errors
     /// Whatever is in the way.
     pub fn new(wire: Wire, shards: Shards, seed: u64) -> Result<Self> {
+        Self::with(wire, shards, seed, "")
+    }
+
+    /// The same with more settings of the plain target, such as `,power-cut`, with which it breaks its promise.
+    ///
+    /// # Errors
+    /// Whatever is in the way.
+    pub fn with(wire: Wire, shards: Shards, seed: u64, settings: &str) -> Result<Self> {
         let mut setup = Setup::new(wire).mtu(9000).shards(shards);
         // Both targets' areas spread over all shards.
         setup.node.stripe_sectors = 128;
@@ -121,7 +129,7 @@ impl Killing {
             let cut = folder.join("cut");
             File::create(&cut)?.set_len(disk.len_sectors() * 512)?;
             Ok(options
-                .export("e7.3", &disk.path().display().to_string())
+                .export("e7.3", &format!("{}{settings}", disk.path().display()))
                 .export("e7.4", &format!("{},power-cut", cut.display()))
                 .state_dir(&folder.join("state")))
         })?;

@@ -1,7 +1,7 @@
 //! The blade killed in a storm of writes; 200 times with `./run soak blade`.
 
 use anyhow::{Context, Result};
-use sandrail_e2e::killing::{Killing, Outcome, WIRES, end_of};
+use sandrail_e2e::killing::{End, Killing, Outcome, WIRES, end_of};
 use sandrail_e2e::{Shards, Wire};
 
 use crate::turn;
@@ -29,6 +29,22 @@ fn killed_in_a_storm_it_keeps_what_it_promised_and_tells_what_it_lost() -> Resul
     assert!(
         sum.sectors_lost > 0 && sum.flushes > 0 && sum.changes > 3,
         "a storm that shows nothing: {sum}"
+    );
+    Ok(())
+}
+
+/// A checker that finds nothing shows nothing: a target that loses what it acknowledged is found out.
+#[test]
+fn a_target_that_loses_acknowledged_writes_is_found_out() -> Result<()> {
+    let Some(_turn) = turn("blade_forgetful", Wire::PacketRing) else {
+        return Ok(());
+    };
+    let mut killing = Killing::with(Wire::PacketRing, Shards::One, 3, ",power-cut")?;
+    let error = format!("{:#}", killing.round(End::Kill).unwrap_err());
+    println!("{error}");
+    assert!(
+        error.contains("of the plain target, after the end: in the file: sector"),
+        "{error}"
     );
     Ok(())
 }
