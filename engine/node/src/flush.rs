@@ -139,6 +139,7 @@ const fn code(evidence: RestartEvidence) -> u8 {
         RestartEvidence::Silence => 2,
         RestartEvidence::ConfigChanged => 3,
         RestartEvidence::Session => 4,
+        RestartEvidence::FlushFailed => 5,
     }
 }
 
@@ -148,7 +149,8 @@ const fn evidence(code: u8) -> Option<RestartEvidence> {
         1 => Some(RestartEvidence::Advertisement),
         2 => Some(RestartEvidence::Silence),
         3 => Some(RestartEvidence::ConfigChanged),
-        _ => Some(RestartEvidence::Session),
+        4 => Some(RestartEvidence::Session),
+        _ => Some(RestartEvidence::FlushFailed),
     }
 }
 

@@ -518,3 +518,31 @@ fn a_list_longer_than_a_frame_is_refused() {
     let refused = bench.initiator.submit(now, edit(186)).unwrap_err();
     assert_eq!(refused.error, SubmitError::BufferLength { len_bytes: 2040 });
 }
+
+/// S7: the target could not make durable what it had acknowledged. What it says the next time is about what it has left.
+#[test]
+fn a_failed_flush_is_not_simply_repeated() {
+    for (status, is_lost) in [(0x61, true), (0x41, false)] {
+        let mut bench = Bench::new(durable(), InitiatorConfig::default());
+        let target = bench.attach();
+        bench.write(target, 5, 0xaa);
+        bench.pass(|_| true);
+        assert_eq!(bench.result(), Ok(Outcome::Written));
+        bench.submit(target, Operation::Flush, Vec::new());
+        let frames = bench.take_frames();
+        let request = frames.iter().find(|frame| frame[27] == 0xea).unwrap();
+        let mut reply = bench.serve(request).unwrap();
+        // A device fault, or a command that was not carried out.
+        (reply[25], reply[27]) = (0x04, status);
+        bench.give(&reply);
+        assert!(matches!(bench.result(), Err(IoError::Ata { .. })));
+        let flushed = Ok(Outcome::Flushed(Durability::Claimed));
+        let lost = Err(IoError::UnflushedLost(RestartEvidence::FlushFailed));
+        for _ in 0..2 {
+            let expected = if is_lost { lost } else { flushed };
+            assert_eq!(flush(&mut bench, target), expected, "status {status:#x}");
+        }
+        bench.initiator.accept_loss(target);
+        assert_eq!(flush(&mut bench, target), flushed);
+    }
+}

@@ -369,6 +369,24 @@ fn another_loss_mark_fails_the_flush() {
     );
 }
 
+/// S7: a target that lost writes without a restart has another mark, though the session is the same.
+#[test]
+fn another_loss_mark_of_the_same_session_fails_the_flush() {
+    let mut bench = bench();
+    let target = bench.attach();
+    bench.write(target, 5, 0xaa);
+    bench.run(ms(5));
+    assert_eq!(bench.result(), Ok(Outcome::Written));
+    let before = state(&bench, target);
+    speaker(&mut bench).loss_mark += 1;
+    bench.initiator.inquire(bench.now, target);
+    bench.run(ms(100));
+    assert_eq!(state(&bench, target), before);
+    assert_eq!(flush(&mut bench, target), LOST);
+    bench.initiator.accept_loss(target);
+    assert_eq!(flush(&mut bench, target), FLUSHED);
+}
+
 /// S7: a restart that lost nothing is nobody's concern; what was unanswered is written under the new session.
 #[test]
 fn the_same_loss_mark_goes_on() {

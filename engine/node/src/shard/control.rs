@@ -189,7 +189,10 @@ impl<L: Link> Shard<L> {
                 self.hub.targets[handle.place()]
                     .loss
                     .restart_suspected(evidence, unflushed);
-                if evidence == RestartEvidence::Session {
+                if matches!(
+                    evidence,
+                    RestartEvidence::Session | RestartEvidence::FlushFailed
+                ) {
                     self.tell_siblings(handle);
                 }
                 Some(handle)

@@ -238,7 +238,7 @@ pub enum Outcome {
     },
 }
 
-/// What made the initiator suspect that the target restarted (S7).
+/// What made the initiator suspect that the target restarted, or lost unflushed writes without that (S7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartEvidence {
     /// It advertised itself, as targets do at their start.
@@ -247,8 +247,10 @@ pub enum RestartEvidence {
     Silence,
     /// Its config changed (buffer count, firmware).
     ConfigChanged,
-    /// A new session came with another loss mark: no guess, but the target's own word.
+    /// A session came with another loss mark: no guess, but the target's own word.
     Session,
+    /// A FLUSH failed. Whatever could not be made durable, the next one may know nothing of it.
+    FlushFailed,
 }
 
 /// Why a target that announces sessions grants none.
@@ -318,6 +320,7 @@ const fn certainty(evidence: RestartEvidence) -> &'static str {
         RestartEvidence::Silence => "target restart suspected (Silence)",
         RestartEvidence::ConfigChanged => "target restart suspected (ConfigChanged)",
         RestartEvidence::Session => "the target restarted and says so",
+        RestartEvidence::FlushFailed => "a flush has failed before",
     }
 }
 

@@ -1,5 +1,8 @@
 //! Ends: of commands, of requests, and of what their late copies keep closed.
 
+use sandrail_wire::aoe::AtaRepr;
+use sandrail_wire::ata;
+
 use super::api::{Completion, IoError, Notice, Operation, Outcome, RestartEvidence, TargetId};
 use super::command::{Kind, State};
 use super::config::StaleWriteRule;
@@ -186,6 +189,23 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             entry.identify_due |= entry.phase == Phase::Up;
             return self.inquire(now, TargetId(target));
         }
+        let entry = &mut self.targets[usize::from(target)];
+        entry.identify_due |= entry.phase == Phase::Up;
+        self.distrust(target, evidence);
+    }
+
+    /// A FLUSH failed (S7). One that was not carried out says nothing of what it was to make durable.
+    pub(super) fn on_flush_failed(&mut self, target: u8, answer: &AtaRepr) {
+        let was_refused = answer.error_feature & ata::ERROR_ABRT != 0
+            && answer.command_status & ata::STATUS_DF == 0;
+        let entry = &self.targets[usize::from(target)];
+        if !was_refused && entry.write_mark > entry.flushed_mark {
+            self.distrust(target, RestartEvidence::FlushFailed);
+        }
+    }
+
+    /// What is not flushed counts as lost.
+    fn distrust(&mut self, target: u8, evidence: RestartEvidence) {
         let mut under_way = false;
         for request in &mut self.requests.table {
             let is_write = matches!(request.operation, Operation::Write { .. });
@@ -195,7 +215,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             }
         }
         let entry = &mut self.targets[usize::from(target)];
-        entry.identify_due |= entry.phase == Phase::Up;
         let unflushed = entry.write_mark > entry.flushed_mark || under_way;
         if unflushed {
             entry.suspect.get_or_insert(evidence);

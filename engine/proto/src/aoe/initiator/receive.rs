@@ -574,6 +574,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let claims = target.claims_flush();
         let ok = ata::status_ok(ata.command_status);
         if claims && !ok {
+            self.on_flush_failed(command.target, ata);
             return Err(ata_error(ata));
         }
         if ok {

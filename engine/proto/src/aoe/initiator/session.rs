@@ -322,8 +322,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
                 path.membership.fenced_since = None;
                 // What an earlier process sent with this MAC belongs to sessions that are void now.
                 let quarantined = path.predecessor.take().is_some();
-                if answer.session != self.targets[usize::from(number)].session {
+                let target = &mut self.targets[usize::from(number)];
+                if answer.session != target.session {
                     self.begin_session(now, number, path_number, &answer);
+                } else if answer.loss_mark != target.loss_mark {
+                    // It lost something and did not restart.
+                    target.loss_mark = answer.loss_mark;
+                    self.lose_unflushed(now, number);
                 }
                 if quarantined {
                     self.wake_waiting(number);
