@@ -47,12 +47,18 @@ impl<L: Link> MangleLink<L> {
     }
 }
 
-/// Bytes whose every bit tells an answer from another's: source, ethertype, shelf.slot, command and tag, first sector. A
-/// flipped bit of the others (flags, status, count, data) makes an answer of another meaning, which nothing can tell.
+/// Bytes whose every bit tells an answer from another's: source, ethertype, shelf.slot, command and tag, and of ATA answers
+/// the first sector. A flipped bit of the others (flags, status, count, data) makes an answer of another meaning, which
+/// nothing can tell.
 const GUARDED: [Range<usize>; 3] = [6..14, 16..24, 28..34];
 
+/// Where an untagged frame has its command.
+const COMMAND: usize = 19;
+
 fn mangle(copy: &mut Vec<u8>, rng: &mut fastrand::Rng) {
-    let guarded = GUARDED[rng.usize(..GUARDED.len())].clone();
+    let is_ata = copy.get(COMMAND) == Some(&0);
+    let places = if is_ata { 3 } else { 2 };
+    let guarded = GUARDED[rng.usize(..places)].clone();
     if rng.bool() && copy.len() >= guarded.end {
         copy[rng.usize(guarded)] ^= 1 << rng.u32(..8);
     } else {

@@ -328,6 +328,33 @@ impl Site {
     }
 }
 
+/// A lab with a blade and nobody else: for initiators that are no node.
+pub struct Alone {
+    /// The blade.
+    pub blade: Blade,
+    /// The file it serves as [`ADDR`].
+    pub disk: BackingFile,
+    /// The namespaces.
+    pub lab: Lab,
+}
+
+impl Alone {
+    /// Makes it, over the kind of link that the setup names. `options` as for [`Site::of_blade`].
+    ///
+    /// # Errors
+    /// Whatever is in the way.
+    pub fn build(
+        setup: &Setup,
+        options: impl FnOnce(BladeOptions, &Lab, &BackingFile) -> Result<BladeOptions>,
+    ) -> Result<Self> {
+        let lab = setup.lab()?;
+        let disk = lab.backing_file(setup.disk_bytes)?;
+        let base = BladeOptions::new(program::blade()?).args(["--link", setup.wire.blade_link()]);
+        let blade = lab.blade(options(base, &lab, &disk)?)?;
+        Ok(Self { blade, disk, lab })
+    }
+}
+
 impl Site<Blade> {
     /// The same with `sandrail-blade`, over the same kind of link as the node. `options` says what it serves besides the
     /// disk, which is [`ADDR`], and how; it gets the lab, for its folder.
@@ -338,10 +365,7 @@ impl Site<Blade> {
         setup: Setup,
         options: impl FnOnce(BladeOptions, &Lab, &BackingFile) -> Result<BladeOptions>,
     ) -> Result<Self> {
-        let lab = setup.lab()?;
-        let disk = lab.backing_file(setup.disk_bytes)?;
-        let base = BladeOptions::new(program::blade()?).args(["--link", setup.wire.blade_link()]);
-        let blade = lab.blade(options(base, &lab, &disk)?)?;
+        let Alone { blade, disk, lab } = Alone::build(&setup, options)?;
         Self::join(lab, &setup, disk, blade)
     }
 }

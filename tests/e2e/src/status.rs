@@ -68,6 +68,14 @@ impl Status {
         self.sum(|core| number(&core[name]))
     }
 
+    /// Whether no core holds anything for anybody.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        let cores = self.0["cores"].as_array();
+        let mut held = cores.into_iter().flatten().map(|core| &core["held"]);
+        held.all(|held| held.as_object().is_some_and(serde_json::Map::is_empty))
+    }
+
     /// What became of frames on all cores, by reason.
     #[must_use]
     pub fn frames(&self, reason: &str) -> u64 {

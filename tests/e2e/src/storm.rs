@@ -92,7 +92,7 @@ impl Storm {
         lossy: bool,
         seed: u64,
     ) -> Result<Self> {
-        let extents = ledger.sectors() / EXTENT_SECTORS;
+        let (extents, base) = (ledger.sectors() / EXTENT_SECTORS, ledger.base());
         ensure!(
             extents >= 2 * client.depth(),
             "too few sectors for that depth"
@@ -107,6 +107,7 @@ impl Storm {
             shared: Arc::clone(&shared),
             client,
             target,
+            base,
             lossy,
             rng: fastrand::Rng::with_seed(seed),
             busy: vec![None; extents],
@@ -123,6 +124,12 @@ impl Storm {
     /// Looks at the ledger, or changes it, while nothing else does.
     pub fn with<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
         work(&mut self.shared.ledger())
+    }
+
+    /// Whether it has ended by an error, which [`Storm::stop`] tells.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Waits until so many more requests were completed.
@@ -173,6 +180,7 @@ struct State {
     shared: Arc<Shared>,
     client: Client,
     target: TargetHandle,
+    base: u64,
     lossy: bool,
     rng: fastrand::Rng,
     /// By extent: the pass that a write under way will leave, `Some(None)` for a read.
@@ -237,7 +245,7 @@ impl State {
         let from = self.rng.usize(..EXTENT_SECTORS);
         let count = self.rng.usize(1..=EXTENT_SECTORS - from);
         let first = extent * EXTENT_SECTORS + from;
-        let lba = u64::try_from(first)?;
+        let lba = self.base + u64::try_from(first)?;
         let Some(mut buffer) = self.client.buffer(count * SECTOR_BYTES) else {
             return Ok(false);
         };
@@ -295,7 +303,7 @@ impl State {
         let (Operation::Read { lba } | Operation::Write { lba, .. }) = operation else {
             bail!("{operation:?} is none of ours");
         };
-        let first = usize::try_from(lba.0)?;
+        let first = usize::try_from(lba.0 - self.base)?;
         let data = completion.buffer.as_ref();
         let busy = self.busy[first / EXTENT_SECTORS].take();
         let mut ledger = self.shared.ledger();
@@ -330,8 +338,8 @@ impl State {
 /// It cannot be read, or a sector holds what it must not.
 pub fn check_file(file: &std::fs::File, ledger: &Ledger) -> Result<()> {
     let mut data = vec![0; ledger.sectors() * SECTOR_BYTES];
-    file.read_exact_at(&mut data, 0)?;
-    ledger.check(0, &data).context("in the file")
+    file.read_exact_at(&mut data, ledger.base() * 512)?;
+    ledger.check(ledger.base(), &data).context("in the file")
 }
 
 /// Reads all of a ledger's sectors through the node.
@@ -340,6 +348,6 @@ pub fn check_file(file: &std::fs::File, ledger: &Ledger) -> Result<()> {
 /// A read failed.
 pub fn read_all(client: &mut Client, target: TargetHandle, ledger: &Ledger) -> Result<Vec<u8>> {
     let mut data = vec![0xee; ledger.sectors() * SECTOR_BYTES];
-    client.read(target, Lba(0), &mut data)?;
+    client.read(target, Lba(ledger.base()), &mut data)?;
     Ok(data)
 }

@@ -33,7 +33,7 @@ fn run(rounds: u64, seed: u64) -> Result<Outcome> {
     let (mut sum, mut round, mut wires) = (Outcome::default(), 0, WIRES.iter().cycle());
     while round < rounds {
         let wire = *wires.next().context("it goes on for ever")?;
-        let shards = if round / LIVES % 2 == 0 {
+        let shards = if (round / LIVES).is_multiple_of(2) {
             Shards::One
         } else {
             Shards::TwoOnOneQueue

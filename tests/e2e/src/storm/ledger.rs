@@ -34,6 +34,7 @@ pub struct Wrong {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     seed: u64,
+    base: u64,
     pass: u32,
     /// By sector: what a flush covered last.
     flushed: Vec<u32>,
@@ -48,8 +49,15 @@ impl Ledger {
     /// Of so many sectors of zeros.
     #[must_use]
     pub fn new(seed: u64, sectors: usize) -> Self {
+        Self::at(seed, 0, sectors)
+    }
+
+    /// The same from sector `base` on.
+    #[must_use]
+    pub fn at(seed: u64, base: u64, sectors: usize) -> Self {
         Self {
             seed,
+            base,
             pass: 0,
             flushed: vec![0; sectors],
             acknowledged: vec![Vec::new(); sectors],
@@ -62,6 +70,12 @@ impl Ledger {
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The first sector. What follows counts from it, unless it is called an LBA.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.base
     }
 
     /// How many sectors.
@@ -147,7 +161,7 @@ impl Ledger {
     }
 
     fn check_pass(&self, lba: u64, found: u32) -> Result<(), Wrong> {
-        let sector = usize::try_from(lba).expect("sectors of a lab's disk");
+        let sector = usize::try_from(lba - self.base).expect("sectors of a lab's disk");
         let (flushed, acknowledged) = (self.flushed[sector], &self.acknowledged[sector]);
         let under_way = self.under_way[sector];
         let last = acknowledged.last().copied().unwrap_or(flushed);
@@ -174,9 +188,9 @@ impl Ledger {
     /// # Errors
     /// As for [`Ledger::check`].
     pub fn settle(&mut self, data: &[u8]) -> Result<usize> {
-        self.check(0, data)?;
+        self.check(self.base, data)?;
         let mut lost = 0;
-        let sectors = (0..).zip(data.chunks_exact(SECTOR_BYTES));
+        let sectors = (self.base..).zip(data.chunks_exact(SECTOR_BYTES));
         for (place, (lba, sector)) in sectors.enumerate() {
             let found = pass_in(self.seed, lba, sector)?;
             let last = self.acknowledged[place].last();

@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use sandrail_e2e::{Site, Wire};
 use sandrail_lab::can_run;
 
+mod clients;
+mod faulty;
 mod killed;
 mod stale;
 

@@ -39,6 +39,7 @@ impl Core {
             events_lost: counters.events_lost,
             frames: status::nonzero(self.blade.counters().iter()),
             requests_open: self.blade.held().requests,
+            held: status::of_held(&self.blade.held()),
             links: self.link_status(),
             targets: (0..self.targets.len())
                 .filter_map(|place| self.target_status(place))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use sandrail_link::LinkCounters;
 use sandrail_link::fault::FaultCounters;
+use sandrail_proto::aoe::target::Held;
 use serde::Serialize;
 
 /// A counter's name, and where it stands.
@@ -33,6 +34,8 @@ pub(crate) struct CoreStatus {
     pub(crate) frames: Counters,
     /// Requests of all initiators under way.
     pub(crate) requests_open: usize,
+    /// What else is held for them; those that are zero are left out.
+    pub(crate) held: Counters,
     pub(crate) links: Vec<LinkStatus>,
     pub(crate) targets: Vec<TargetStatus>,
 }
@@ -105,6 +108,17 @@ pub(crate) fn nonzero(counters: impl IntoIterator<Item = (&'static str, u64)>) -
         .into_iter()
         .filter(|(_, count)| *count > 0)
         .collect()
+}
+
+/// What a machine holds by name, but the requests as counted for their senders.
+pub(crate) fn of_held(held: &Held) -> Counters {
+    let count = |held: usize| u64::try_from(held).unwrap_or(u64::MAX);
+    nonzero([
+        ("operations", count(held.operations)),
+        ("answers", count(held.answers)),
+        ("stash_pieces", count(held.stash_pieces)),
+        ("ranges", count(held.ranges)),
+    ])
 }
 
 /// A link's counters by name.
