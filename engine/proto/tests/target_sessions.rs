@@ -502,3 +502,45 @@ fn copies_are_known_for_as_long_as_a_backlog_may_hold_them() {
         assert_eq!(read[36], newer, "told of a backlog: {told}");
     }
 }
+
+/// Nobody says that a process has ended. Those whose MACs never come back must not keep others out for ever.
+#[test]
+fn sessions_of_the_dead_make_room() {
+    let mut bed = Bed::new(Pace::Inline);
+    let living = bed.session(A, 1, 0);
+    for life in 1..100_u8 {
+        bed.advance(Duration::from_secs(200));
+        bed.turn();
+        let mac = MacAddr([2, 0, 0, 0, 9, life]);
+        bed.session(mac, 1000 + u64::from(life), 0);
+        bed.persist(true);
+        let write = Ata::write(u32::from(life) << 4, 0, 1).under(living);
+        assert_eq!(bed.ask(&write.filled(life))[27], 0x40, "used ones stay");
+    }
+    let why = VoidReason::Idle;
+    let ended =
+        |event: &BladeEvent| matches!(event, BladeEvent::SessionVoided { why: w, .. } if *w == why);
+    assert!(bed.events().iter().filter(|event| ended(event)).count() > 80);
+    // They are fenced with all others all the same, and do not come back when their MAC does (S10).
+    let early = MacAddr([2, 0, 0, 0, 9, 5]);
+    for (epoch, list) in [(1, vec![A]), (2, vec![A, early])] {
+        bed.give(&reserve_epoch(A, 1, epoch, &list));
+        bed.persist(true);
+        assert_eq!(status(&bed.replies()[0]), 0);
+    }
+    assert_eq!(status(&bed.ask(&attach(early, 1, 1005, 0))), 5);
+    assert_eq!(status(&bed.ask(&attach(early, 1, 2005, 0))), 0);
+    // In a crowd nobody who may live is put out.
+    let mut bed = Bed::new(Pace::Inline);
+    let statuses: Vec<u8> = (1..=9)
+        .map(|mac| {
+            status(&bed.ask(&attach(
+                MacAddr([2, 0, 0, 0, 9, mac]),
+                1,
+                7 + u64::from(mac),
+                0,
+            )))
+        })
+        .collect();
+    assert_eq!(statuses, [0, 0, 0, 0, 0, 0, 0, 0, 6]);
+}

@@ -20,6 +20,8 @@ pub enum VoidReason {
     NewIncarnation,
     /// One of its MACs was removed from the reservation.
     Fenced,
+    /// It had not been used for long, and places were running out.
+    Idle,
 }
 
 /// What happened, for the log. None is told for each frame.

@@ -183,11 +183,11 @@ impl<D: Backing> Blade<D> {
     }
 
     /// S5: whether a request that changes something may, as far as sessions are concerned.
-    fn has_session(&self, heard: &Heard<'_>, number: usize, request: &AtaRepr) -> bool {
-        let target = &self.targets[number];
+    fn has_session(&mut self, heard: &Heard<'_>, number: usize, request: &AtaRepr) -> bool {
+        let target = &mut self.targets[number];
         let session = request.session();
         if session.is_some() {
-            target.sessions.is_valid(session, heard.src)
+            target.sessions.admits(heard.now, session, heard.src)
         } else {
             target.session_rule == SessionRule::Optional
         }

@@ -5,6 +5,7 @@
 //! be on their way, and the late copy of an ended life's attach is known for what it is.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 
 use sandrail_wire::MacAddr;
 use sandrail_wire::aoe::Session;
@@ -13,6 +14,11 @@ use crate::time::Instant;
 
 /// The most MACs of one session: the paths of a shard.
 const MACS_MAX: usize = 8;
+/// A session that was not used for so long gives its place to others when few are left. Nobody says that a process has ended, and
+/// whoever lives attaches again and has lost nothing.
+const IDLE: Duration = Duration::from_secs(600);
+/// Lives whose sessions ended so that are remembered: they can be fenced still.
+const RETIRED_MAX: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -32,6 +38,8 @@ struct Place {
     incarnation: u64,
     shard: u8,
     macs: [Option<MacAddr>; MACS_MAX],
+    /// When a request under it was last seen, or the attach.
+    used: Instant,
 }
 
 /// What an attach comes to.
@@ -65,6 +73,8 @@ pub(super) struct Sessions {
     next: u16,
     /// Numbers from `next` up to this one may be handed out: a restart begins there.
     durable_until: u16,
+    /// MACs with lives that were idle for too long, the oldest first.
+    retired: VecDeque<(MacAddr, u64)>,
 }
 
 impl Sessions {
@@ -76,12 +86,14 @@ impl Sessions {
             incarnation: 0,
             shard: 0,
             macs: [None; MACS_MAX],
+            used: Instant::ZERO,
         };
         Self {
             places: vec![free; usize::from(places).next_power_of_two()].into(),
             lifetime,
             next,
             durable_until: next,
+            retired: VecDeque::new(),
         }
     }
 
@@ -97,6 +109,59 @@ impl Sessions {
             && place.session == session
             && place.state == State::Open
             && place.macs.contains(&Some(mac))
+    }
+
+    /// The same of a request that is here, which keeps the session from passing for one that nobody needs.
+    #[inline]
+    pub(super) fn admits(&mut self, now: Instant, session: Session, mac: MacAddr) -> bool {
+        let is_valid = self.is_valid(session, mac);
+        if is_valid {
+            let place = self.place_of(session);
+            self.places[place].used = now;
+        }
+        is_valid
+    }
+
+    /// The session that was not used for longest, if that is long, and less than an eighth of the places is left for others.
+    pub(super) fn superfluous(&self, now: Instant) -> Option<Session> {
+        let open = |place: &&Place| place.state == State::Open;
+        if self.open_count() * 8 < self.places.len() * 7 {
+            return None;
+        }
+        let oldest = self
+            .places
+            .iter()
+            .filter(open)
+            .min_by_key(|place| place.used)?;
+        (oldest.used + IDLE <= now).then_some(oldest.session)
+    }
+
+    /// Ends a session that nobody needs.
+    pub(super) fn retire(&mut self, now: Instant, session: Session) {
+        let place = self.place_of(session);
+        let place = &mut self.places[place];
+        place.state = State::Void {
+            at: now,
+            superseded: false,
+        };
+        for mac in place.macs.iter().flatten() {
+            if self.retired.len() == RETIRED_MAX {
+                self.retired.pop_front();
+            }
+            self.retired.push_back((*mac, place.incarnation));
+        }
+    }
+
+    /// Lives that are known and have no session any more: whoever is fenced now may be one of them.
+    pub(super) fn former_lives(&self) -> impl Iterator<Item = (MacAddr, u64)> {
+        let void = |place: &&Place| matches!(place.state, State::Void { .. });
+        let lives = |place: &Place| {
+            let incarnation = place.incarnation;
+            let macs = place.macs.into_iter().flatten();
+            macs.map(move |mac| (mac, incarnation))
+        };
+        let void = self.places.iter().filter(void).flat_map(lives);
+        self.retired.iter().copied().chain(void)
     }
 
     /// Numbers that may be handed out before more must be made durable.
@@ -125,6 +190,7 @@ impl Sessions {
                 && place.shard == who.shard
         };
         if let Some(place) = self.places.iter_mut().find(same) {
+            place.used = now;
             if place.macs.contains(&Some(who.mac)) {
                 return Attach::Known(place.session);
             }
@@ -170,6 +236,7 @@ impl Sessions {
                 incarnation: who.incarnation,
                 shard: who.shard,
                 macs,
+                used: now,
             };
             return Attach::Opened(session);
         }

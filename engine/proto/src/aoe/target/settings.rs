@@ -494,6 +494,14 @@ impl<D: Backing> Blade<D> {
     fn fence(&mut self, now: Instant, number: usize) {
         let target = &mut self.targets[number];
         let reserved = &target.reserved;
+        let former: Vec<_> = target
+            .sessions
+            .former_lives()
+            .filter(|(mac, _)| !reserved.admits(*mac))
+            .collect();
+        for (mac, incarnation) in former {
+            remember_fenced(&mut target.state.fenced, mac, incarnation);
+        }
         let mut ended = Vec::new();
         target.sessions.end(
             now,

@@ -128,6 +128,7 @@ impl<D: Backing> Blade<D> {
             Ok(()) => {
                 self.end_other_lives(now, number, who);
                 let attach = self.targets[number].sessions.attach(now, who);
+                self.end_superfluous(now, number);
                 self.refill_sessions(number);
                 match attach {
                     Attach::Known(session) => Ok(session),
@@ -199,14 +200,26 @@ impl<D: Backing> Blade<D> {
             |mac, incarnation| mac == who.mac && incarnation != who.incarnation,
             |session, _, _| ended.push(session),
         );
-        if ended.is_empty() {
-            return;
+        if !ended.is_empty() {
+            self.bury_sessions(now, number, &ended, VoidReason::NewIncarnation);
         }
-        for session in &ended {
+    }
+
+    /// Makes room for sessions to come. Numbers rest for a lifetime, so that the room is made before it is needed.
+    fn end_superfluous(&mut self, now: Instant, number: usize) {
+        while let Some(session) = self.targets[number].sessions.superfluous(now) {
+            self.targets[number].sessions.retire(now, session);
+            self.bury_sessions(now, number, &[session], VoidReason::Idle);
+        }
+    }
+
+    /// Throws away what ended sessions have waiting, and tells of them.
+    fn bury_sessions(&mut self, now: Instant, number: usize, ended: &[Session], why: VoidReason) {
+        for session in ended {
             self.event(BladeEvent::SessionVoided {
                 target: index(number),
                 session: *session,
-                why: VoidReason::NewIncarnation,
+                why,
             });
         }
         self.discard_waiting(now, number, |_, operation| {
