@@ -1,9 +1,10 @@
-//! One pinned thread's loop: receive burst, timers, requests, protocol, transmit burst, one kick, events out.
+//! One pinned thread's loop: requests, timers, transmit burst, one kick, receive burst, events out.
 
 mod control;
 mod idle;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sandrail_link::Link;
 use sandrail_memory::Buffer;
@@ -142,25 +143,36 @@ impl<L: Link> Shard<L> {
 
     /// One turn of the loop; whether there was anything to do.
     ///
-    /// The clock is read once, after the kick: completions are stamped with that, so that latency includes the turn
-    /// that found them, and the next turn begins with it.
+    /// It ends with what came in, and begins with what is to go out: an answer's completion is in its caller's hands as soon
+    /// as it can be, and what the caller asks next is sent without a further look around. The clock is read between the two,
+    /// and the next turn's timers judge by that: they never see a time later than that at which frames were last taken in,
+    /// so that no answer that waits in a ring is taken for a late one.
     pub fn turn(&mut self) -> bool {
         let now = self.now;
-        let mut busy = self.receive(now);
-        busy |= self.take_forwarded(now);
+        let mut busy = self.take_requests(now);
         busy |= self.timers(now);
         busy |= self.take_controls(now);
-        busy |= self.take_requests(now);
         busy |= self.transmit(now);
         for port in &mut self.ports {
             port.link.flush(now);
-            self.initiator.handle_sent(now, port.interface, port.sent());
         }
-        self.now = clock::now();
-        busy |= self.events_out();
+        busy |= self.take_in();
         self.counters.turns += 1;
         self.counters.busy_turns += u64::from(busy);
         busy
+    }
+
+    /// Reads the clock, and takes in what is there by then.
+    fn take_in(&mut self) -> bool {
+        let now = clock::now();
+        self.now = now;
+        for port in &self.ports {
+            // By this clock they have left, however long the thread was kept from running meanwhile (S2).
+            self.initiator.handle_sent(now, port.interface, port.sent());
+        }
+        let mut busy = self.receive(now);
+        busy |= self.take_forwarded(now);
+        busy | self.events_out()
     }
 
     fn receive(&mut self, now: Instant) -> bool {
@@ -327,15 +339,21 @@ impl<L: Link> Shard<L> {
     fn events_out(&mut self) -> bool {
         // First what the target may have lost: a flush answered in the same turn must not be told before it (S7).
         let mut busy = self.notices_out();
+        // Read anew for the first of them: latency includes the copy into the caller's buffer.
+        let mut completed_at = None;
         while let Some(completion) = self.initiator.poll_event() {
             busy = true;
+            let completed_at = *completed_at.get_or_insert_with(clock::now);
             let place = u32::try_from(completion.user).expect("user is a place in `open`");
             let open = self.open[index(place)]
                 .take()
                 .expect("each request ends once");
             self.open_free.push(place);
             if completion.result.is_ok() {
-                self.record(completion.operation, &open);
+                self.record(
+                    completion.operation,
+                    completed_at.saturating_since(open.submitted_at),
+                );
             }
             if matches!(completion.result, Ok(Outcome::Written)) {
                 self.hub.targets[usize::from(open.place)]
@@ -345,7 +363,7 @@ impl<L: Link> Shard<L> {
             self.counters.completions += 1;
             open.mailbox.deliver(Done {
                 slot: open.slot,
-                completed_at: self.now,
+                completed_at,
                 result: completion.result.map_err(RequestError::Io),
                 buffer: completion.buffer,
             });
@@ -353,14 +371,13 @@ impl<L: Link> Shard<L> {
         busy
     }
 
-    fn record(&mut self, operation: Operation, open: &OpenRequest) {
+    fn record(&mut self, operation: Operation, latency: Duration) {
         let histogram = match operation {
             Operation::Read { .. } => &mut self.latency.read,
             Operation::Write { .. } => &mut self.latency.write,
             Operation::Flush => &mut self.latency.flush,
             _ => return,
         };
-        let latency = self.now.saturating_since(open.submitted_at);
         histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 

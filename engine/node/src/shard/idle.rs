@@ -1,6 +1,7 @@
 //! The shard's thread: turns, and waiting between them.
 
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandrail_link::Link;
@@ -40,18 +41,24 @@ impl<L: Link> Shard<L> {
                 self.counters.yields += 1;
                 std::thread::yield_now();
             } else {
-                self.sleep();
+                // What a sleep ended with is as good as a busy turn.
+                if self.sleep() {
+                    idle_turns = 0;
+                }
             }
         }
         self.finish()
     }
 
-    /// Sleeps until a frame, a request, a control call or a forwarded frame arrives, or something is due.
-    fn sleep(&mut self) {
+    /// Sleeps until a frame, a request, a control call or a forwarded frame arrives, or something is due; whether anything
+    /// came in.
+    fn sleep(&mut self) -> bool {
         let Some(longest) = self.longest_sleep() else {
-            return;
+            return false;
         };
-        let door = &self.hub.doors[self.number];
+        let hub = Arc::clone(&self.hub);
+        let door = &hub.doors[self.number];
+        let mut busy = false;
         door.doorbell.announce();
         // The second look, after the announcement: what was pushed before it rang no bell.
         let mut called_off =
@@ -73,9 +80,11 @@ impl<L: Link> Shard<L> {
                 self.counters.wakes += 1;
                 bell.drain();
             }
-            self.now = clock::now();
+            // Before timers see how long this took.
+            busy = self.take_in();
         }
         door.doorbell.awake();
+        busy
     }
 
     /// `None`: something is due already. `Some(None)`: nothing will ever be.
