@@ -62,6 +62,16 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     }
 }
 
+/// Files that `make` makes are nobody else's from the start. What other threads make meanwhile is so, too.
+pub(crate) fn with_private_files<T>(make: impl FnOnce() -> T) -> T {
+    // SAFETY: umask takes one number and never fails.
+    let before = unsafe { libc::umask(0o077) };
+    let made = make();
+    // SAFETY: as above.
+    unsafe { libc::umask(before) };
+    made
+}
+
 /// Ends the process as a crash would: no destructor, no buffer, no exit handler.
 pub(crate) fn end_now(code: i32) -> ! {
     // SAFETY: _exit never returns and has no preconditions.

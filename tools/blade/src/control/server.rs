@@ -13,6 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::os;
+
 use super::protocol::{LINE_BYTES_MAX, Request, failure, parse};
 
 /// Clients at a time; more are told so.
@@ -53,9 +55,9 @@ impl ControlSocket {
             }
             fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
         }
-        let listener = UnixListener::bind(path)
+        // Whoever may speak here may end the process and lose data on purpose. The mask covers the moment before the mode is set.
+        let listener = os::with_private_files(|| UnixListener::bind(path))
             .with_context(|| format!("--control: cannot listen on {}", path.display()))?;
-        // Whoever may speak here may end the process and lose data on purpose.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .with_context(|| format!("setting the mode of {}", path.display()))?;
         let socket = Self {

@@ -94,7 +94,7 @@ impl StateDir {
                 source,
             }
         };
-        fs::create_dir_all(dir).map_err(io("cannot make the state folder", dir))?;
+        make_folder(dir).map_err(io("cannot make the state folder", dir))?;
         let path = dir.join(LOCK_FILE);
         let lock = OpenOptions::new()
             .write(true)
@@ -177,6 +177,25 @@ impl StateDir {
         let dir = File::open(&self.dir).map_err(io("cannot open", &self.dir))?;
         dir.sync_all().map_err(io("cannot sync", &self.dir))
     }
+}
+
+/// Makes a folder and those above it, and has their names made durable: a state that is synced into a folder which a power cut
+/// takes away is none.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = match dir.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    make_folder(above)?;
+    match fs::create_dir(dir) {
+        // Somebody was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        other => other?,
+    }
+    File::open(above)?.sync_all()
 }
 
 fn encode(addr: TargetAddr, state: &PersistentState) -> Vec<u8> {
@@ -361,6 +380,18 @@ mod tests {
         ));
         let other = encode(TargetAddr { shelf: 7, slot: 4 }, &known());
         assert!(matches!(read(&other), Err(StateError::Foreign { .. })));
+    }
+
+    #[test]
+    fn folders_above_are_made_as_well() {
+        let top = std::env::temp_dir().join(format!("sandrail-blade-made-{}", std::process::id()));
+        make_folder(&top.join("a/b")).unwrap();
+        make_folder(&top.join("a/b")).unwrap();
+        assert!(top.join("a/b").is_dir());
+        fs::write(top.join("file"), "").unwrap();
+        make_folder(&top.join("file")).unwrap_err();
+        make_folder(&top.join("file/c")).unwrap_err();
+        fs::remove_dir_all(&top).unwrap();
     }
 
     #[test]
