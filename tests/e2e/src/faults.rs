@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sandrail_lab::{Blade, Lab, LinkState, Side};
 use sandrail_link::fault::FaultPlan;
-use sandrail_node::{BlockingError, Client, Node, RequestError, TargetHandle};
-use sandrail_proto::aoe::initiator::{IoError, PinnedMacs};
+use sandrail_node::{Client, Node, Request, RequestError, TargetHandle};
+use sandrail_proto::aoe::initiator::{IfClosed, IoError, Operation, PinnedMacs};
 use sandrail_wire::{Lba, TargetAddr};
 
 use crate::site::{ADDR, Setup, Shards, Site, Station, Wire};
@@ -339,8 +339,7 @@ impl Scene {
                 );
                 ask(&self.site.blade, &hold)?;
                 std::thread::sleep(moment);
-                let release = r#"{"verb":"fault-disk","target":"e7.3","fault":{"release":{}}}"#;
-                ask(&self.site.blade, release)?;
+                self.release()?;
             }
             _ => {
                 self.touch_the_bad(bad)?;
@@ -363,24 +362,43 @@ impl Scene {
     /// Reads or writes where the disk fails, which must be told.
     fn touch_the_bad(&mut self, client: &mut Client) -> Result<()> {
         let lba = Lba(BAD + self.rng.u64(..BAD_SECTORS - 8));
-        let mut data = [0; 4096];
-        let (target, reads) = (self.site.target, self.rng.bool());
-        let result = if reads {
-            client.read(target, lba, &mut data)
+        let operation = if self.rng.bool() {
+            Operation::Read { lba }
         } else {
-            client.write(target, lba, &data)
+            Operation::Write {
+                lba,
+                if_closed: IfClosed::Wait,
+            }
         };
-        match result {
-            Err(
-                BlockingError::Data {
-                    error: RequestError::Io(IoError::Ata { .. }),
-                    ..
-                }
-                | BlockingError::Failed(RequestError::Io(IoError::Ata { .. })),
-            ) => self.outcome.errors_told += 1,
-            other => anyhow::bail!("sector {} fails (read: {reads}), and: {other:?}", lba.0),
+        let request = Request {
+            target: self.site.target,
+            operation,
+            buffer: client.buffer(4096).context("a buffer")?,
+            timeout: PATIENCE,
+            user: 0,
+        };
+        let submitted = client.submit(request);
+        submitted.map_err(|rejected| anyhow::anyhow!("{}", rejected.why))?;
+        let completion = loop {
+            if let Some(completion) = client.wait(Duration::from_millis(100)) {
+                break completion;
+            }
+            // It may itself be held, or wait for a late copy that is.
+            self.release()?;
+        };
+        match completion.result {
+            Err(RequestError::Io(IoError::Ata { .. })) => self.outcome.errors_told += 1,
+            other => {
+                let status = Status::of(&self.site.blade)?;
+                anyhow::bail!("{operation:?} must fail, and: {other:?}; {status:?}");
+            }
         }
         Ok(())
+    }
+
+    fn release(&self) -> Result<()> {
+        let release = r#"{"verb":"fault-disk","target":"e7.3","fault":{"release":{}}}"#;
+        ask(&self.site.blade, release).map(drop)
     }
 
     /// Takes the counters in; whether every kind of fault occurred.

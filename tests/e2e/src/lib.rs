@@ -6,6 +6,7 @@
 
 pub mod data;
 pub mod decode;
+pub mod driver;
 pub mod faults;
 pub mod killing;
 pub mod load;

@@ -1,4 +1,4 @@
-//! Another station on the target's side of the wire: it sends what it likes, and sees what the target sees.
+//! Another station on the wire, mostly on the target's side: it sends what it likes, and sees what that end sees.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use sandrail_wire::{EtherType, MacAddr, TargetAddr};
 
 use crate::data::Pattern;
 
-/// A packet socket on the target's interface.
+/// A packet socket on one end's interface.
 pub struct Peer {
     link: PacketLink,
 }
@@ -27,8 +27,16 @@ impl Peer {
     /// # Errors
     /// The kernel refused.
     pub fn open(lab: &Lab) -> Result<Self> {
-        let link = lab.enter(Side::Target, || {
-            PacketLink::open(&PacketConfig::new(lab.interface(Side::Target)))
+        Self::open_on(lab, Side::Target)
+    }
+
+    /// Opens one on either side.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn open_on(lab: &Lab, side: Side) -> Result<Self> {
+        let link = lab.enter(side, || {
+            PacketLink::open(&PacketConfig::new(lab.interface(side)))
         })??;
         Ok(Self { link })
     }
