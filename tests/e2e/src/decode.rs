@@ -64,8 +64,16 @@ impl Tcpdump {
     /// # Errors
     /// It did not start.
     pub fn start(lab: &Lab, capture: &Capture) -> Result<Self> {
-        let interface = lab.interface(Side::Target);
-        let mut command = lab.command(Side::Target, "tcpdump");
+        Self::start_on(lab, Side::Target, capture)
+    }
+
+    /// The same on either side. A packet socket that bypasses the queueing discipline is heard at the other end only.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn start_on(lab: &Lab, side: Side, capture: &Capture) -> Result<Self> {
+        let interface = lab.interface(side);
+        let mut command = lab.command(side, "tcpdump");
         // Written packet by packet and by root, so that nothing is missing when it ends.
         command.args([
             "-i",

@@ -8,6 +8,7 @@ use sandrail_e2e::{Site, Wire};
 use sandrail_lab::can_run;
 
 mod clients;
+mod decoded;
 mod driver;
 mod faulty;
 mod killed;
