@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use bed::{Bed, NAME, PAGE_BYTES, VERSION, content, page, version_of};
 use proptest::prelude::*;
 use sandrail_memory::cache::{
-    CacheConfig, Eviction, Handle, PageId, Pin, ReadTicket, Refused, Reserves, Revocation,
+    CacheConfig, Eviction, Handle, PageId, Pin, ReadTicket, Refused, Reserve, Reserves, Revocation,
     ShardFetch, Shared, WriteTicket,
 };
 
@@ -388,7 +388,18 @@ impl<'h> Run<'h> {
             let volume = self.bed.volume.version(page(number));
             assert_eq!(volume, self.oracle.version(page(number)), "page {number}");
         }
-        // All frames can be had again.
+        // All reserved frames are back, and all others can be had again.
+        let reserved = |_: u32| {
+            self.bed
+                .shard
+                .reserved(Reserve::WriteBack)
+                .expect("is back")
+        };
+        let all: Vec<_> = (0..self.bed.cache.config().reserve.write_back)
+            .map(reserved)
+            .collect();
+        assert!(self.bed.shard.reserved(Reserve::WriteBack).is_none());
+        drop(all);
         for number in 1000..1000 + u64::from(FRAMES) {
             assert!(matches!(
                 self.bed.shard.fetch(page(number)),

@@ -19,13 +19,12 @@ pub enum Eviction {
     S3Fifo,
 }
 
-/// What became of an attempt to evict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    /// The frame is the caller's; the hash is that of the page that was in it, if there was one.
-    Evicted(Option<u64>),
-    /// Somebody needs it.
-    InUse,
+/// A frame that a policy would have evicted. Until it hears what became of it, the policy does not have the token.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Candidate {
+    pub(crate) token: u32,
+    /// It was in the small queue of S3-FIFO.
+    pub(crate) on_probation: bool,
 }
 
 /// The frames, as a policy sees them.
@@ -34,8 +33,6 @@ pub(crate) trait Frames {
     fn fade(&self, token: u32, all: bool) -> u8;
     /// As it is.
     fn used(&self, token: u32) -> u8;
-    /// Tries to empty the frame.
-    fn evict(&self, token: u32) -> Attempt;
 }
 
 /// How many frames one call looks at, at most: a call is part of a shard's turn. The next one goes on from there.
@@ -72,11 +69,40 @@ impl Policy {
         }
     }
 
-    /// A frame that has been emptied; `None` when none was found in [`STEPS_MAX`] steps.
-    pub(crate) fn evict(&self, frames: &impl Frames) -> Option<u32> {
+    /// The next candidates, as many as there is room for, or as are found in so many steps.
+    pub(crate) fn candidates(
+        &self,
+        frames: &impl Frames,
+        found: &mut [Candidate],
+        steps: &mut usize,
+    ) -> usize {
         match self {
-            Self::Clock(policy) => policy.evict(frames),
-            Self::S3Fifo(policy) => policy.evict(frames),
+            Self::Clock(policy) => policy.candidates(frames, found, steps),
+            Self::S3Fifo(policy) => policy.candidates(frames, found, steps),
+        }
+    }
+
+    /// A candidate's frame is empty: this was the hash of its page.
+    pub(crate) fn gone(&self, candidate: Candidate, hash: u64) {
+        match self {
+            Self::Clock(_) => {}
+            Self::S3Fifo(policy) => policy.gone(candidate, hash),
+        }
+    }
+
+    /// A candidate's frame is needed.
+    pub(crate) fn keep(&self, candidate: Candidate) {
+        match self {
+            Self::Clock(_) => {}
+            Self::S3Fifo(policy) => policy.keep(candidate),
+        }
+    }
+
+    /// The page will be admitted soon.
+    pub(crate) fn hint(&self, hash: u64) {
+        match self {
+            Self::Clock(_) => {}
+            Self::S3Fifo(policy) => policy.hint(hash),
         }
     }
 }
@@ -97,14 +123,22 @@ impl Clock {
         }
     }
 
-    fn evict(&self, frames: &impl Frames) -> Option<u32> {
-        for _ in 0..STEPS_MAX {
+    fn candidates(
+        &self,
+        frames: &impl Frames,
+        found: &mut [Candidate],
+        steps: &mut usize,
+    ) -> usize {
+        let mut count = 0;
+        while count < found.len() && *steps > 0 {
+            *steps -= 1;
             // Relaxed: the hand only has to be somewhere else for everybody. When the count wraps around it jumps.
             let token = self.hand.fetch_add(1, Ordering::Relaxed) % self.tokens;
-            if frames.fade(token, false) == 0 && frames.evict(token) != Attempt::InUse {
-                return Some(token);
+            if frames.fade(token, false) == 0 {
+                found[count].token = token;
+                count += 1;
             }
         }
-        None
+        count
     }
 }

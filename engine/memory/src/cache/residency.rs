@@ -7,7 +7,7 @@
 
 use super::page::{NO_PAGE, PageId};
 use super::sync::{AtomicU64, Ordering, relax};
-use super::table::{Home, Table};
+use super::table::{Home, Table, prefetch};
 use super::word::{
     DIRTY, EXCLUSIVE, IMAGE, PINS, PINS_MAX, READ_ONLY, READING, REVOKED, SHARED, SHARED_MAX,
     Snapshot, WAITERS, WRITING, Word,
@@ -149,6 +149,12 @@ impl<H: Heads> Residency<H> {
     pub(crate) fn page(&self, frame: u32) -> Option<PageId> {
         // Relaxed: whoever latched or pinned the frame has acquired its word after the key was written.
         PageId::from_key(self.heads.head(frame).key.load(Ordering::Relaxed))
+    }
+
+    /// Has the processor fetch the frame's head.
+    #[inline]
+    pub(crate) fn hint_frame(&self, frame: u32) {
+        prefetch(&raw const *self.heads.head(frame));
     }
 
     /// Has the processor fetch the page's place in the table.

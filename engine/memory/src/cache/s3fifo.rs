@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::policy::{Attempt, Frames, STEPS_MAX};
+use super::policy::{Candidate, Frames};
+use super::table::prefetch;
 
 /// The small queue's share of the frames.
 const SMALL_PART: usize = 10;
@@ -39,37 +40,62 @@ impl S3Fifo {
         }
     }
 
-    pub(crate) fn evict(&self, frames: &impl Frames) -> Option<u32> {
-        for _ in 0..STEPS_MAX {
-            let from_small = self.small.len() >= self.small_target || self.main.is_empty();
-            let queue = if from_small { &self.small } else { &self.main };
+    pub(crate) fn candidates(
+        &self,
+        frames: &impl Frames,
+        found: &mut [Candidate],
+        steps: &mut usize,
+    ) -> usize {
+        let mut count = 0;
+        while count < found.len() && *steps > 0 {
+            *steps -= 1;
+            let on_probation = self.small.len() >= self.small_target || self.main.is_empty();
+            let queue = if on_probation {
+                &self.small
+            } else {
+                &self.main
+            };
             let Some(token) = queue.pop() else {
                 if self.small.is_empty() && self.main.is_empty() {
-                    return None;
+                    break;
                 }
                 continue;
             };
-            if from_small {
-                if frames.used(token) >= USED_TO_STAY {
-                    frames.fade(token, true);
-                    push(&self.main, token);
-                    continue;
-                }
-            } else if frames.fade(token, false) > 0 {
+            let stays = if on_probation {
+                frames.used(token) >= USED_TO_STAY && frames.fade(token, true) > 0
+            } else {
+                frames.fade(token, false) > 0
+            };
+            if stays {
                 push(&self.main, token);
-                continue;
-            }
-            match frames.evict(token) {
-                Attempt::Evicted(page) => {
-                    if let (true, Some(hash)) = (from_small, page) {
-                        self.ghost.insert(hash);
-                    }
-                    return Some(token);
-                }
-                Attempt::InUse => push(queue, token),
+            } else {
+                found[count] = Candidate {
+                    token,
+                    on_probation,
+                };
+                count += 1;
             }
         }
-        None
+        count
+    }
+
+    pub(crate) fn gone(&self, candidate: Candidate, hash: u64) {
+        if candidate.on_probation {
+            self.ghost.insert(hash);
+        }
+    }
+
+    pub(crate) fn keep(&self, candidate: Candidate) {
+        let queue = if candidate.on_probation {
+            &self.small
+        } else {
+            &self.main
+        };
+        push(queue, candidate.token);
+    }
+
+    pub(crate) fn hint(&self, hash: u64) {
+        prefetch(&raw const self.ghost.ways(hash)[0]);
     }
 }
 

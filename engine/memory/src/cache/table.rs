@@ -174,8 +174,9 @@ impl Table {
     }
 }
 
+/// Has the processor fetch a cache line.
 #[inline]
-fn prefetch<T>(place: *const T) {
+pub(crate) fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -271,7 +272,9 @@ impl Home<'_> {
         let wanted = entry(self.hash, frame);
         let mut bucket = self.home;
         for _ in 0..=self.table.mask {
-            let mut slots = self.table.buckets[bucket].0.iter();
+            let slots = &self.table.buckets[bucket].0;
+            let nth = |step| &slots[low_bits(self.hash).wrapping_add(step) % BUCKET_SLOTS];
+            let mut slots = (0..BUCKET_SLOTS).map(nth);
             // Relaxed: only holders of this latch write this entry.
             if let Some(slot) = slots.find(|slot| slot.load(Ordering::Relaxed) == wanted) {
                 return (bucket, slot);
