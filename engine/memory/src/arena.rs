@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 /// Size of a hugepage as asked for: x86-64's and AArch64's PMD size with 4 KiB base pages.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -18,6 +18,9 @@ pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 pub const PAGE_BYTES: usize = 4096;
 
 const HUGE_PAGE_BITS: u8 = 21;
+const GIANT_PAGE_BITS: u8 = 30;
+/// Size of the largest hugepages of x86-64, and of AArch64 with 4 KiB base pages.
+pub const GIANT_PAGE_BYTES: usize = 1 << GIANT_PAGE_BITS;
 
 /// Whether an arena asks for hugepages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub enum HugePages {
 /// What an arena's memory is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backing {
+    /// Reserved 1 GiB pages (hugetlbfs).
+    Huge1GiB,
     /// Reserved 2 MiB pages (hugetlbfs): they are never swapped nor split.
     Huge2MiB,
     /// 4 KiB pages. Transparent hugepages were asked for with madvise(2), without a promise.
@@ -46,10 +51,72 @@ pub enum Backing {
 impl fmt::Display for Backing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Huge1GiB => f.write_str("1 GiB pages"),
             Self::Huge2MiB => f.write_str("2 MiB pages"),
             Self::Base4KiB { reason } => write!(f, "4 KiB pages ({reason})"),
         }
     }
+}
+
+/// What else an arena asks for. None of it is a condition: [`Arena::placement`] says what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArenaOptions {
+    /// Hugepages of 2 MiB.
+    pub huge: HugePages,
+    /// Whether hugepages of 1 GiB are tried before those of 2 MiB; the length is rounded up to them then. Not with
+    /// [`HugePages::Never`].
+    pub giant: bool,
+    /// Whether the memory is locked (mlock(2)), so that base pages are not swapped either.
+    pub lock: bool,
+    /// The NUMA node whose memory is preferred.
+    pub node: Option<u32>,
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// It was not made.
+    #[default]
+    NotMade,
+    /// Granted.
+    Granted,
+    /// Not granted; the arena does without.
+    Refused {
+        /// The kernel's word.
+        reason: String,
+    },
+}
+
+impl Wish {
+    fn of(result: io::Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Granted,
+            Err(error) => Self::Refused {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMade => f.write_str("not asked for"),
+            Self::Granted => f.write_str("yes"),
+            Self::Refused { reason } => write!(f, "no ({reason})"),
+        }
+    }
+}
+
+/// Where an arena's memory is, and whether it stays there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Pages of 1 GiB. Refused: see [`Arena::backing`] for what it is instead.
+    pub giant: Wish,
+    /// Locked into memory.
+    pub locked: Wish,
+    /// The NUMA node preferred. That is advice: the kernel takes another node's memory when that one has none left.
+    pub node: Wish,
 }
 
 /// Why there is no arena, or no region in it.
@@ -94,6 +161,7 @@ pub enum ArenaError {
 pub struct Arena {
     map: Arc<MmapRaw>,
     backing: Backing,
+    placement: Placement,
     used_bytes: usize,
 }
 
@@ -103,63 +171,88 @@ impl Arena {
     /// # Errors
     /// [`ArenaError`] when the length makes no sense or the kernel refuses.
     pub fn new(len_bytes: usize, huge: HugePages) -> Result<Self, ArenaError> {
-        let length = || ArenaError::Length { len_bytes };
-        if len_bytes == 0 {
-            return Err(length());
+        let options = ArenaOptions {
+            huge,
+            ..ArenaOptions::default()
+        };
+        Self::with_options(len_bytes, &options)
+    }
+
+    /// As [`Arena::new`], with more to wish for.
+    ///
+    /// # Errors
+    /// [`ArenaError`], as [`Arena::new`]: wishes that are not granted are none.
+    pub fn with_options(len_bytes: usize, options: &ArenaOptions) -> Result<Self, ArenaError> {
+        let rounded = |page_bytes: usize| {
+            Some(len_bytes)
+                .filter(|len| *len > 0)
+                .and_then(|len| len.checked_next_multiple_of(page_bytes))
+                .ok_or(ArenaError::Length { len_bytes })
+        };
+        let base_bytes = rounded(PAGE_BYTES)?;
+        let mut placement = Placement::default();
+        if options.giant && options.huge != HugePages::Never {
+            let giant_bytes = rounded(GIANT_PAGE_BYTES)?;
+            match map_pages(giant_bytes, Some(GIANT_PAGE_BITS), options.node) {
+                Ok((map, node)) => {
+                    placement.giant = Wish::Granted;
+                    placement.node = node;
+                    return Ok(Self::of(map, Backing::Huge1GiB, placement, options));
+                }
+                Err(error) => placement.giant = Wish::of(Err(error)),
+            }
         }
-        let reason = if huge == HugePages::Never {
+        let reason = if options.huge == HugePages::Never {
             "hugepages not asked for".to_owned()
         } else {
-            let rounded = len_bytes
-                .checked_next_multiple_of(HUGE_PAGE_BYTES)
-                .ok_or_else(length)?;
-            // A hugetlb mapping reserves its pages in mmap(2): it fails here rather than with SIGBUS at the first touch
-            // (Documentation/admin-guide/mm/hugetlbpage.rst).
-            match MmapOptions::new()
-                .len(rounded)
-                .huge(Some(HUGE_PAGE_BITS))
-                .populate()
-                .map_anon()
-            {
-                Ok(map) => {
-                    return Ok(Self {
-                        map: Arc::new(map.into()),
-                        backing: Backing::Huge2MiB,
-                        used_bytes: 0,
-                    });
+            let huge_bytes = rounded(HUGE_PAGE_BYTES)?;
+            let pages = huge_bytes / HUGE_PAGE_BYTES;
+            match map_pages(huge_bytes, Some(HUGE_PAGE_BITS), options.node) {
+                Ok((map, node)) => {
+                    placement.node = node;
+                    return Ok(Self::of(map, Backing::Huge2MiB, placement, options));
                 }
-                Err(source) if huge == HugePages::Require => {
-                    let pages = rounded / HUGE_PAGE_BYTES;
+                Err(source) if options.huge == HugePages::Require => {
                     return Err(ArenaError::NoHugePages { pages, source });
                 }
-                Err(source) => format!(
-                    "{} free 2 MiB pages were wanted: {source}",
-                    rounded / HUGE_PAGE_BYTES
-                ),
+                Err(source) => format!("{pages} free 2 MiB pages were wanted: {source}"),
             }
         };
-        let rounded = len_bytes
-            .checked_next_multiple_of(PAGE_BYTES)
-            .ok_or_else(length)?;
-        let mut map = MmapOptions::new()
-            .len(rounded)
-            .map_anon()
-            .map_err(|source| ArenaError::Map {
-                len_bytes: rounded,
+        let (map, node) =
+            map_pages(base_bytes, None, options.node).map_err(|source| ArenaError::Map {
+                len_bytes: base_bytes,
                 source,
             })?;
-        // Advice only: a kernel without transparent hugepages refuses it, and nothing depends on it.
-        let _ = map.advise(memmap2::Advice::HugePage);
-        for page in map.chunks_mut(PAGE_BYTES) {
-            // The mapping is zero already; a volatile write would need unsafe, and a plain one of a value that the
-            // optimiser can't know to be there does the same.
-            page[0] = std::hint::black_box(0);
+        placement.node = node;
+        Ok(Self::of(
+            map,
+            Backing::Base4KiB { reason },
+            placement,
+            options,
+        ))
+    }
+
+    fn of(
+        map: MmapMut,
+        backing: Backing,
+        mut placement: Placement,
+        options: &ArenaOptions,
+    ) -> Self {
+        if options.lock {
+            placement.locked = Wish::of(map.lock());
         }
-        Ok(Self {
+        Self {
             map: Arc::new(map.into()),
-            backing: Backing::Base4KiB { reason },
+            backing,
+            placement,
             used_bytes: 0,
-        })
+        }
+    }
+
+    /// What became of the wishes beside hugepages of 2 MiB.
+    #[must_use]
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// What the memory is made of.
@@ -203,6 +296,68 @@ impl Arena {
             len_bytes: len_bytes.get(),
             _map: Arc::clone(&self.map),
         })
+    }
+}
+
+/// Maps memory of one page size (base pages: `None`), near a node, with every page present.
+fn map_pages(
+    len_bytes: usize,
+    page_bits: Option<u8>,
+    node: Option<u32>,
+) -> io::Result<(MmapMut, Wish)> {
+    let mut options = MmapOptions::new();
+    options.len(len_bytes);
+    if page_bits.is_some() {
+        // A hugetlb mapping reserves its pages in mmap(2): it fails here rather than with SIGBUS at the first touch
+        // (Documentation/admin-guide/mm/hugetlbpage.rst).
+        options.huge(page_bits);
+    }
+    let mut map = options.map_anon()?;
+    if page_bits.is_none() {
+        // Advice only: a kernel without transparent hugepages refuses it, and nothing depends on it.
+        let _ = map.advise(Advice::HugePage);
+    }
+    let wish = node.map_or(Wish::NotMade, |node| Wish::of(prefer_node(&map, node)));
+    // Faults all pages in, and says so when one can't be had. Linux 5.14; before, they are touched one by one.
+    match map.advise(Advice::PopulateWrite) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => touch(&mut map),
+        Err(error) => return Err(error),
+    }
+    Ok((map, wish))
+}
+
+fn touch(map: &mut MmapMut) {
+    for page in map.chunks_mut(PAGE_BYTES) {
+        // The mapping is zero already; a volatile write would need unsafe, and a plain one of a value that the optimiser
+        // can't know to be there does the same.
+        page[0] = std::hint::black_box(0);
+    }
+}
+
+/// Has the pages that are faulted in from now on come from a node if it has any (mbind(2), MPOL_PREFERRED).
+fn prefer_node(map: &MmapMut, node: u32) -> io::Result<()> {
+    const WORD_BITS: u32 = u64::BITS;
+    let mut mask = [0_u64; 16];
+    let no_such = || io::Error::from(io::ErrorKind::InvalidInput);
+    let word = usize::try_from(node / WORD_BITS).map_err(|_| no_such())?;
+    *mask.get_mut(word).ok_or_else(no_such)? = 1 << (node % WORD_BITS);
+    // SAFETY: the range is the mapping's, the mask is as long as told, and the call changes only where pages come from.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            map.as_ptr(),
+            map.len(),
+            libc::MPOL_PREFERRED,
+            mask.as_ptr(),
+            mask.len() * 64,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -279,6 +434,7 @@ mod tests {
             Backing::Base4KiB { reason } => {
                 assert!(reason.contains("1 free 2 MiB pages"), "{reason}");
             }
+            Backing::Huge1GiB => panic!("nobody asked for them"),
         }
         let never = Arena::new(1, HugePages::Never).unwrap();
         assert_eq!(
@@ -300,6 +456,36 @@ mod tests {
         // No machine has 2^40 hugepages (2^61 bytes exceed every address space).
         let error = Arena::new(1 << 61, HugePages::Require).unwrap_err();
         assert!(matches!(error, ArenaError::NoHugePages { .. }), "{error}");
+    }
+
+    #[test]
+    fn wishes_are_granted_or_the_reason_is_told() {
+        let wishes = ArenaOptions {
+            giant: true,
+            lock: true,
+            node: Some(0),
+            ..ArenaOptions::default()
+        };
+        let arena = Arena::with_options(PAGE_BYTES, &wishes).unwrap();
+        let placement = arena.placement();
+        match (arena.backing(), &placement.giant) {
+            (Backing::Huge1GiB, Wish::Granted) => assert_eq!(arena.len_bytes(), GIANT_PAGE_BYTES),
+            (_, Wish::Refused { reason }) => assert!(!reason.is_empty()),
+            other => panic!("{other:?}"),
+        }
+        assert_ne!(placement.locked, Wish::NotMade);
+        assert_ne!(placement.node, Wish::NotMade);
+        let nowhere = ArenaOptions {
+            node: Some(1000),
+            huge: HugePages::Never,
+            ..ArenaOptions::default()
+        };
+        let arena = Arena::with_options(PAGE_BYTES, &nowhere).unwrap();
+        let Wish::Refused { reason } = &arena.placement().node else {
+            panic!("no machine has a thousand nodes");
+        };
+        assert!(!reason.is_empty());
+        assert_eq!(arena.placement().locked.to_string(), "not asked for");
     }
 
     #[test]

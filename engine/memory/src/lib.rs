@@ -8,5 +8,7 @@ pub mod arena;
 pub mod cache;
 pub mod pool;
 
-pub use arena::{Arena, ArenaError, Backing, HugePages, Region};
+pub use arena::{
+    Arena, ArenaError, ArenaOptions, Backing, GIANT_PAGE_BYTES, HugePages, Placement, Region, Wish,
+};
 pub use pool::{Buffer, BufferPool, PoolError, SECTOR_BYTES};

@@ -175,6 +175,8 @@ enum Bug {
     NotMarked,
     /// A waiter does not look again after joining.
     NoSecondLook,
+    /// Where a page went is looked up before its image's write has ended.
+    LookedTooEarly,
 }
 
 static SEEDED_BUG: AtomicU8 = AtomicU8::new(0);
@@ -496,6 +498,8 @@ fn a_revoked_page_goes_with_its_last_holder_and_readers_notice() {
 /// write ends, which it does meanwhile, too.
 fn move_against_unpin_and_write() {
     let frames = Arc::new(Frames::new(2, 1));
+    // Where the page went, for whoever ends the write of its image.
+    let moved_to = Arc::new(sync::AtomicU64::new(99));
     let hash = page(0).hash();
     let (frame, _) = frames.residency.exclude(page(0), hash).unwrap();
     frames.residency.unexclude(frame, true);
@@ -504,7 +508,19 @@ fn move_against_unpin_and_write() {
     frames.residency.begin_write(frame, false);
     let writer = {
         let frames = Arc::clone(&frames);
-        thread::spawn(move || frames.residency.end_write(0, true).has(word::IMAGE))
+        let moved_to = Arc::clone(&moved_to);
+        thread::spawn(move || {
+            let load = || moved_to.load(sync::Ordering::Relaxed);
+            let early = load();
+            let image = frames.residency.end_write(0, true).has(word::IMAGE);
+            let place = if is(Bug::LookedTooEarly) {
+                early
+            } else {
+                load()
+            };
+            assert!(!image || place == 1, "an image whose page is not known");
+            image
+        })
     };
     let unpinner = {
         let frames = Arc::clone(&frames);
@@ -513,6 +529,7 @@ fn move_against_unpin_and_write() {
     let (frame, seen) = frames.residency.exclude(page(0), hash).unwrap();
     let given_back = if seen.has(word::WRITING) {
         frames.byte(1).store(1, sync::Ordering::Relaxed);
+        moved_to.store(1, sync::Ordering::Relaxed);
         let seen = frames.residency.relocate(page(0), hash, frame, 1);
         frames.residency.unexclude(1, true);
         !seen.has(word::WRITING)
@@ -535,7 +552,10 @@ fn move_against_unpin_and_write() {
 
 #[test]
 fn a_page_moves_with_its_pins_and_its_old_frame_has_one_owner() {
-    proven(move_against_unpin_and_write, &[Bug::TornExchange]);
+    proven(
+        move_against_unpin_and_write,
+        &[Bug::TornExchange, Bug::LookedTooEarly],
+    );
 }
 
 /// A waiter for a latch, against its release: it is woken, or finds the latch free.

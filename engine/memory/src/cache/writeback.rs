@@ -23,6 +23,8 @@ use super::word::{DIRTY, IMAGE, WAITERS};
 const LOOKS_MAX: usize = 64;
 /// How long a page is left alone whose owner did not let it go.
 const REFUSED_NS: u64 = 1_000_000;
+/// How soon a page is looked at again that somebody waits for, and that somebody else has latched.
+const AGAIN_NS: u64 = 100_000;
 const NANOS_PER_S: u64 = 1_000_000_000;
 
 /// A bound on pages a second, with a burst; time is an argument.
@@ -157,9 +159,15 @@ impl CacheShard {
             return None;
         }
         // Who waits for a page's write has marked it.
-        while let Some(frame) = shard.urgent.pop() {
-            if start(inner, frame, now_ns) == Start::Started {
-                return Some(self.request(frame, budget, now_ns));
+        for _ in 0..shard.urgent.len().min(LOOKS_MAX) {
+            let Some(frame) = shard.urgent.pop() else {
+                break;
+            };
+            match start(inner, frame, now_ns) {
+                Start::Started => return Some(self.request(frame, budget, now_ns)),
+                Start::Clean => {}
+                // Full again: who waits asks again.
+                Start::NotYet => drop(shard.urgent.push(frame)),
             }
         }
         if !self.is_due(now_ns) {
@@ -300,8 +308,9 @@ impl CacheShard {
     fn page_done(&mut self, page: PageId, frame: u32, result: Result<(), u32>, now_ns: u64) {
         let inner = &*self.inner;
         let shard = inner.shard(self.index);
-        let moved_to = inner.cold(frame).moved_to.load(Ordering::Relaxed);
         let before = inner.residency.end_write(frame, result.is_ok());
+        // Only now, and acquired with the word: the page may move away until the word says that the write has ended.
+        let moved_to = inner.cold(frame).moved_to.load(Ordering::Relaxed);
         // The page may have moved on while its image was under way; what became of the image is noted where it is.
         let holder = if before.has(IMAGE) { moved_to } else { frame };
         let cold = inner.cold(holder);
@@ -355,8 +364,11 @@ impl CacheShard {
         let first = *self.write_back.order.front()?;
         let cold = inner.cold(first);
         let not_before = cold.not_before_ns.load(Ordering::Relaxed).max(next);
-        if self.is_due(now) || !shard.urgent.is_empty() {
+        if self.is_due(now) {
             return Some(not_before);
+        }
+        if !shard.urgent.is_empty() {
+            return Some(next.max(now.saturating_add(AGAIN_NS)));
         }
         let since = self.write_back.oldest_ns(inner)?;
         Some(

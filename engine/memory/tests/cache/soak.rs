@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use sandrail_memory::cache::{
     AccessError, Cache, CacheConfig, CacheShard, Checksum, Eviction, Exclusive, Handle, Mismatch,
@@ -22,6 +23,9 @@ const CHECKSUM: Checksum = match Checksum::at(0) {
 };
 const NAME: usize = 1;
 const VERSION: usize = 2;
+
+/// How long an operation may take, at most, on whatever machine.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// How long and how hard.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +104,8 @@ struct Shared {
     /// How often each page was changed, counted while its latch is held.
     changes: Vec<AtomicU64>,
     done: AtomicBool,
+    /// Operations of the thread that blocks: how far it is.
+    blocking_operations: AtomicU64,
 }
 
 /// One thread's operations.
@@ -324,7 +330,9 @@ fn check_shared(page: PageId, bytes: &[u8]) {
 
 /// The other thread: it blocks where it has to.
 fn block_and_work(worker: &mut Worker<'_>, operations: u64) {
-    for _ in 0..operations {
+    for number in 0..operations {
+        let so_far = &worker.shared.blocking_operations;
+        so_far.store(number, Ordering::Relaxed);
         let page = worker.pick();
         let kind = worker.rng.u8(..);
         let handle = worker.handle;
@@ -371,6 +379,7 @@ pub(crate) fn run(soak: Soak) -> Totals {
         cache,
         changes: (0..soak.pages).map(|_| AtomicU64::new(0)).collect(),
         done: AtomicBool::new(false),
+        blocking_operations: AtomicU64::new(0),
     });
     let other = {
         let shared = Arc::clone(&shared);
@@ -404,6 +413,10 @@ pub(crate) fn run(soak: Soak) -> Totals {
         now_ns: 0,
     };
     let mut left = soak.operations - soak.operations / 2;
+    let mut progress = Progress {
+        operations: 0,
+        since: Instant::now(),
+    };
     while left > 0 || !shared.done.load(Ordering::Acquire) {
         driver.turn();
         for _ in 0..4.min(left) {
@@ -411,6 +424,7 @@ pub(crate) fn run(soak: Soak) -> Totals {
         }
         left -= 4.min(left);
         if left == 0 {
+            progress.check(&shared, &driver);
             thread::yield_now();
         }
     }
@@ -431,6 +445,29 @@ pub(crate) fn run(soak: Soak) -> Totals {
         reads: reads + driver.worker.reads,
         revocations,
         stat: driver.shard.stat(),
+    }
+}
+
+/// A thread that blocks and is never woken is a failure, too.
+struct Progress {
+    operations: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn check(&mut self, shared: &Shared, driver: &Driver<'_>) {
+        let operations = shared.blocking_operations.load(Ordering::Relaxed);
+        if operations != self.operations {
+            self.operations = operations;
+            self.since = Instant::now();
+        }
+        let stat = || driver.shard.stat();
+        assert!(
+            self.since.elapsed() < STUCK,
+            "not woken in operation {operations}, seed {}: {:?}",
+            shared.soak.seed,
+            stat()
+        );
     }
 }
 
