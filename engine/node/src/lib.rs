@@ -20,6 +20,7 @@ mod flush;
 mod forward;
 mod hub;
 pub mod links;
+pub mod netif;
 mod node;
 mod os;
 mod request;
@@ -30,7 +31,7 @@ mod sync;
 /// How a polling thread sleeps until somebody rings or a descriptor is readable: for other programs with such a loop.
 pub mod waiting {
     pub use crate::doorbell::{Bell, Doorbell};
-    pub use crate::os::{EventFd, PollSet, sharpen_timers};
+    pub use crate::os::{EventFd, PollSet, pin, sharpen_timers};
 }
 
 pub use blocking::{BlockingError, EpochError, EpochReservation};

@@ -109,6 +109,19 @@ impl PollSet {
     }
 }
 
+/// Pins the calling thread, which is the loop of that number, to a core; whether it is pinned. A core that it can't be
+/// pinned to is logged.
+pub fn pin(number: usize, core: usize) -> bool {
+    // The crate panics when asked for a core past its mask.
+    let known = core_affinity::get_core_ids().unwrap_or_default();
+    let id = core_affinity::CoreId { id: core };
+    let pinned = known.contains(&id) && core_affinity::set_for_current(id);
+    if !pinned {
+        tracing::warn!(number, core, "could not pin the thread to this core");
+    }
+    pinned
+}
+
 /// Lets this thread's timers expire within a microsecond instead of the default 50 (prctl(2), PR_SET_TIMERSLACK).
 pub fn sharpen_timers() {
     let slack_ns: libc::c_ulong = 1_000;

@@ -102,7 +102,7 @@ pub(crate) fn node_config(global: &Global, flow: Option<&FlowArgs>) -> Result<No
 /// Checks the interfaces, opens them and starts a node.
 pub(crate) fn start(global: &Global, flow: Option<&FlowArgs>) -> Result<Session> {
     if global.interface.is_empty() {
-        return Err(Fault::NoInterfaceNamed(netif::candidates()).into());
+        return Err(Fault::NoInterfaceNamed(sandrail_node::netif::candidates()).into());
     }
     for name in &global.interface {
         netif::check(name, global.force_default_route)?;

@@ -19,7 +19,7 @@ const UNSENT_SLEEP: Duration = Duration::from_millis(1);
 impl<L: Link> Shard<L> {
     /// Turns until told to stop. Pins the calling thread first.
     pub(crate) fn run(mut self) -> StopReport {
-        self.core = self.core.filter(|core| pin(self.number, *core));
+        self.core = self.core.filter(|core| os::pin(self.number, *core));
         if let Some(priority) = self.fifo_priority
             && let Err(error) = os::set_fifo(priority)
         {
@@ -117,16 +117,4 @@ impl<L: Link> Shard<L> {
             (one, other) => one.or(other),
         })
     }
-}
-
-/// Pins the calling thread; whether it is pinned.
-fn pin(shard: usize, core: usize) -> bool {
-    // The crate panics when asked for a core past its mask.
-    let known = core_affinity::get_core_ids().unwrap_or_default();
-    let id = core_affinity::CoreId { id: core };
-    let pinned = known.contains(&id) && core_affinity::set_for_current(id);
-    if !pinned {
-        tracing::warn!(shard, core, "could not pin the shard's thread to this core");
-    }
-    pinned
 }

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use sandrail_node::clock;
-use sandrail_node::waiting::sharpen_timers;
+use sandrail_node::waiting::{pin, sharpen_timers};
 
 use super::turn::Core;
 
@@ -128,16 +128,4 @@ impl Core {
         }
         door.doorbell.awake();
     }
-}
-
-/// Pins the calling thread; whether it is pinned.
-fn pin(number: usize, core: usize) -> bool {
-    // The crate panics when asked for a core past its mask.
-    let known = core_affinity::get_core_ids().unwrap_or_default();
-    let id = core_affinity::CoreId { id: core };
-    let pinned = known.contains(&id) && core_affinity::set_for_current(id);
-    if !pinned {
-        tracing::warn!(number, core, "could not pin the thread to this core");
-    }
-    pinned
 }

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::fault::Exit;
-use crate::netif;
 use crate::output::{self, Stream};
 use crate::verbs::discover::columns;
 
@@ -98,7 +97,7 @@ pub(crate) fn run(global: &Global) -> Result<Exit> {
         writeln!(
             text,
             "no interface examined: name one with -i; there are: {}",
-            netif::candidates()
+            sandrail_node::netif::candidates()
         )?;
     }
     output::report(Stream::Out, global.json, &value, &text)?;

@@ -19,7 +19,7 @@ const MTU_SINGLE_BUFFER: usize = 3818;
 pub(super) fn examine(name: &str, global: &Global) -> Vec<Finding> {
     let what = |aspect: &str| format!("{name}: {aspect}");
     let mut findings = Vec::new();
-    if let Some(family) = netif::default_route(name) {
+    if let Some(family) = sandrail_node::netif::default_route(name) {
         let found = format!("carries the {family} default route");
         findings.push(if global.force_default_route {
             Finding::warn(
