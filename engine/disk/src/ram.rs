@@ -1,5 +1,7 @@
 //! Sectors in memory.
 
+use std::collections::VecDeque;
+
 use sandrail_memory::{ArenaError, HugePages};
 use sandrail_proto::aoe::target::backing::{
     Backing, DiskError, DiskOperation, Durability, IoId, SECTOR_BYTES, Started,
@@ -12,9 +14,13 @@ use crate::info::DiskInfo;
 use crate::memory::{Memory, bytes_of};
 use crate::system::random_u64;
 
-/// A disk in memory, of hugepages where the machine has them. Every operation is over when it began, and what is read is
-/// not copied: [`Backing::data`] is a slice of the memory itself, so a write that begins between a read's end and its
-/// release shows in it.
+/// Bytes that one turn makes zero at most: some tens of microseconds. A TRIM may be of gigabytes, and nothing else goes on
+/// in the meantime.
+const ZEROED_BYTES_PER_TURN: usize = 1 << 20;
+
+/// A disk in memory, of hugepages where the machine has them. Every operation is over when it began, but for discards that
+/// go beyond what a turn has time for; and what is read is not copied: [`Backing::data`] is a slice of the memory itself, so
+/// a write that begins between a read's end and its release shows in it.
 #[derive(Debug)]
 pub struct RamDisk {
     memory: Memory,
@@ -24,6 +30,11 @@ pub struct RamDisk {
     loss_mark: u64,
     /// Of each read that was not released: where its bytes begin and how many they are.
     reads: Vec<(usize, usize)>,
+    /// Discards under way: the operation, where its next byte is, and how many are left.
+    discards: VecDeque<(IoId, usize, usize)>,
+    /// Bytes that this turn may still make zero.
+    zeroes_left: usize,
+    now: Instant,
     counters: DiskCounters,
 }
 
@@ -39,13 +50,17 @@ impl RamDisk {
         huge: HugePages,
     ) -> Result<Self, ArenaError> {
         let (memory, made_of) = Memory::new(bytes_of(sectors), huge)?;
+        let operations = usize::try_from(limits.operations_max).unwrap_or(usize::MAX);
         Ok(Self {
             memory,
             made_of,
             read_only,
             sectors_max: limits.sectors_per_operation_max,
             loss_mark: random_u64(),
-            reads: vec![(0, 0); usize::try_from(limits.operations_max).unwrap_or(usize::MAX)],
+            reads: vec![(0, 0); operations],
+            discards: VecDeque::with_capacity(operations),
+            zeroes_left: ZEROED_BYTES_PER_TURN,
+            now: Instant::ZERO,
             counters: DiskCounters::default(),
         })
     }
@@ -82,14 +97,15 @@ impl RamDisk {
         self.place(lba, sectors)
     }
 
-    fn run(&mut self, io: IoId, operation: &DiskOperation<'_>) -> Result<(), DiskError> {
+    /// Does an operation, or begins it; `true`: it is over.
+    fn run(&mut self, io: IoId, operation: &DiskOperation<'_>) -> Result<bool, DiskError> {
         match *operation {
             DiskOperation::Read { lba, sectors } => {
                 let place = self.place_of_data(lba.0, sectors.get())?;
                 self.reads[slot(io)] = place;
                 self.counters.reads += 1;
                 self.counters.read_bytes += u64::from(sectors.get()) * SECTOR_BYTES as u64;
-                Ok(())
+                Ok(true)
             }
             DiskOperation::Write { lba, sectors, data } => {
                 let (start, len) = self.place_of_data(lba.0, sectors.get())?;
@@ -106,20 +122,36 @@ impl RamDisk {
                 }
                 self.counters.writes += 1;
                 self.counters.write_bytes += len as u64;
-                Ok(())
+                Ok(true)
             }
             DiskOperation::Flush => {
                 self.counters.flushes += 1;
-                Ok(())
+                Ok(true)
             }
             DiskOperation::Discard { lba, sectors } => {
                 let (start, len) = self.place(lba.0, sectors.get())?;
                 self.refuse_if_read_only()?;
-                self.memory.bytes_mut()[start..start + len].fill(0);
                 self.counters.discards += 1;
-                Ok(())
+                self.discards.push_back((io, start, len));
+                // One at a time: whoever came first is through first.
+                Ok(self.discards.len() == 1 && self.zero_on().is_some())
             }
         }
+    }
+
+    /// Makes bytes of the first discard zero, as many as this turn has time for; the discard if that was all of it.
+    fn zero_on(&mut self) -> Option<IoId> {
+        let (io, start, left) = self.discards.front_mut()?;
+        let (io, from, len) = (*io, *start, self.zeroes_left.min(*left));
+        *start += len;
+        *left -= len;
+        let is_over = *left == 0;
+        self.zeroes_left -= len;
+        self.memory.bytes_mut()[from..from + len].fill(0);
+        if is_over {
+            self.discards.pop_front();
+        }
+        is_over.then_some(io)
     }
 
     fn refuse_if_read_only(&self) -> Result<(), DiskError> {
@@ -155,14 +187,21 @@ impl Backing for RamDisk {
         self.sectors_max
     }
 
-    fn start(&mut self, _now: Instant, io: IoId, operation: DiskOperation<'_>) -> Started {
-        let result = self.run(io, &operation);
-        self.counters.failed += u64::from(result.is_err());
-        Started::Done(result)
+    fn start(&mut self, now: Instant, io: IoId, operation: DiskOperation<'_>) -> Started {
+        self.now = now;
+        match self.run(io, &operation) {
+            Ok(true) => Started::Done(Ok(())),
+            Ok(false) => Started::Pending,
+            Err(error) => {
+                self.counters.failed += 1;
+                Started::Done(Err(error))
+            }
+        }
     }
 
-    fn poll_done(&mut self, _now: Instant) -> Option<(IoId, Result<(), DiskError>)> {
-        None
+    fn poll_done(&mut self, now: Instant) -> Option<(IoId, Result<(), DiskError>)> {
+        self.now = now;
+        self.zero_on().map(|io| (io, Ok(())))
     }
 
     fn data(&self, io: IoId) -> &[u8] {
@@ -174,7 +213,15 @@ impl Backing for RamDisk {
         self.reads[slot(io)] = (0, 0);
     }
 
-    fn kick(&mut self, _now: Instant) {}
+    fn kick(&mut self, now: Instant) {
+        self.now = now;
+        self.zeroes_left = ZEROED_BYTES_PER_TURN;
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        // There is no end to wait for: what is left wants the next turn.
+        (!self.discards.is_empty()).then_some(self.now)
+    }
 }
 
 fn slot(io: IoId) -> usize {

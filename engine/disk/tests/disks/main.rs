@@ -16,3 +16,4 @@ mod files;
 mod killed;
 mod oracle;
 mod places;
+mod trim;
