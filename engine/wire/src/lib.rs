@@ -13,6 +13,7 @@ pub mod aoe;
 pub mod ata;
 pub mod ethernet;
 pub mod frame;
+pub mod lock;
 
 pub use aoe::{Tag, TargetAddr};
 pub use ata::{Lba, SectorCount};
