@@ -6,17 +6,17 @@ use sandrail_wire::MacAddr;
 use sandrail_wire::aoe::{ConfigRepr, Repr};
 use sandrail_wire::ata::SECTOR_BYTES;
 
-use super::Initiator;
 use super::api::{AttachFailure, InterfaceId, Notice, TargetId};
 use super::list::NONE;
 use super::receive::identify_of;
 use super::target::{Phase, Target};
+use super::{Initiator, RequestBuffer};
 use crate::time::Instant;
 
 /// How long another MAC has to contradict the first that answered.
 const GATHER: Duration = Duration::from_millis(20);
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     pub(super) fn attach_due(&self, target: &Target) -> Option<Instant> {
         match target.phase {
             Phase::Asking { gather_until } => {

@@ -10,10 +10,10 @@ use super::list::NONE;
 use super::request::RequestState;
 use super::session::Membership;
 use super::target::Phase;
-use super::{Initiator, kind_of};
+use super::{Initiator, RequestBuffer, kind_of};
 use crate::time::Instant;
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// Takes a command off the list it is on.
     fn unlink(&mut self, slot: u16) {
         let command = *self.commands.get(slot);

@@ -16,6 +16,7 @@
 
 pub mod api;
 mod attach;
+mod buffer;
 mod command;
 pub mod config;
 mod finish;
@@ -36,6 +37,7 @@ use sandrail_wire::aoe::Features;
 use sandrail_wire::{Lba, TargetAddr};
 
 pub use api::*;
+pub use buffer::RequestBuffer;
 pub use config::*;
 pub use transmit::Transmit;
 
@@ -74,10 +76,12 @@ pub struct Initiator<B> {
     /// Where the search for something to send begins, so that no target starves.
     next_target: u32,
     scratch: Box<[u8; transmit::SCRATCH_BYTES]>,
+    /// Where the data of one command is copied together that does not lie in one piece.
+    staging: Box<[u8]>,
     counters: Counters,
 }
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// An initiator with no targets. `seed` makes its first tags hard to confuse with an earlier process's.
     ///
     /// # Errors
@@ -122,6 +126,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
             paths_in_use: 0,
             next_target: 0,
             scratch: Box::new([0; transmit::SCRATCH_BYTES]),
+            staging: buffer::staging(interfaces.iter().map(|i| i.mtu_bytes).max().unwrap_or(0)),
             counters: Counters::default(),
             config,
         })
@@ -241,7 +246,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         if target.phase != Phase::Up {
             return Err(SubmitError::NotAttached);
         }
-        let len_bytes = request.buffer.as_ref().len();
+        let len_bytes = request.buffer.len_bytes();
         let (lba, sectors) =
             extent(request.operation, len_bytes).ok_or(SubmitError::BufferLength { len_bytes })?;
         let mtu_bytes = self.interfaces.iter().map(|i| i.config.mtu_bytes).min();

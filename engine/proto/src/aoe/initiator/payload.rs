@@ -7,7 +7,6 @@ use sandrail_wire::MacAddr;
 use sandrail_wire::aoe::{Body, Repr, sectors_by_mtu};
 use sandrail_wire::ata;
 
-use super::Initiator;
 use super::api::{Notice, TargetId};
 use super::command::{Kind, State};
 use super::config::PATHS_MAX;
@@ -15,6 +14,7 @@ use super::list::NONE;
 use super::path::{Path, PayloadTrial};
 use super::receive::SHORT_SECTORS;
 use super::target::Phase;
+use super::{Initiator, RequestBuffer};
 use crate::time::Instant;
 
 /// Frames lost by chance should not cost the path its payload: at 5 % loss each way, all tries of one size fail once in 10^4.
@@ -35,7 +35,7 @@ const fn smaller(sectors: u16) -> u16 {
     }
 }
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// Finds out the payload of a path, from the largest that both ends' words allow.
     pub(super) fn begin_trial(&mut self, now: Instant, number: u8, path_number: u8) {
         let target = &mut self.targets[usize::from(number)];

@@ -9,7 +9,6 @@ use sandrail_wire::ata::{self, Identify, SECTOR_BYTES};
 use sandrail_wire::ethernet::EthernetRepr;
 use sandrail_wire::{EtherType, FrameRef, MacAddr, TargetAddr};
 
-use super::Initiator;
 use super::api::{
     ConfigString, Durability, InterfaceId, IoError, Notice, Operation, Outcome, RestartEvidence,
     Sighting, TargetId,
@@ -19,6 +18,7 @@ use super::config::{PATHS_MAX, TargetOrder};
 use super::list::NONE;
 use super::session::answers;
 use super::target::Phase;
+use super::{Initiator, RequestBuffer};
 use crate::time::Instant;
 
 /// A frame of more sectors than this fits no MTU of 1500: that it arrived says that jumbo frames do.
@@ -62,7 +62,7 @@ enum Sign {
     Advertisement,
 }
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// Takes a received frame in. Frames that mean nothing here are counted by reason and dropped.
     pub fn handle_frame(&mut self, now: Instant, interface: InterfaceId, frame: &FrameRef<'_>) {
         let verdict = self.judge(now, interface, frame);
@@ -548,7 +548,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         }
         if command.kind == Kind::Identify {
             let buffer = self.requests.get_mut(command.request).buffer.as_mut();
-            let into = buffer.map_or(&mut [][..], |buffer| &mut buffer.as_mut()[..SECTOR_BYTES]);
+            let into = buffer.map_or(&mut [][..], |buffer| {
+                &mut buffer.control_mut()[..SECTOR_BYTES]
+            });
             if !heard.frame.copy_to(heard.data_offset, into) {
                 return Err(ata_error(&ata));
             }
@@ -591,7 +593,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// Copies a control answer's payload to the request's buffer.
     fn take_answer(&mut self, request: u16, body: &Body<'_>) -> Outcome {
         let buffer = self.requests.get_mut(request).buffer.as_mut();
-        let into = buffer.map_or(&mut [][..], AsMut::as_mut);
+        let into = buffer.map_or(&mut [][..], RequestBuffer::control_mut);
         let mut mask_error = 0;
         let len_bytes = match body {
             Body::Config(config) => {
@@ -615,7 +617,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     /// Copies a list to the request's buffer; the length that it has.
     pub(super) fn take_macs(&mut self, request: u16, macs: MacList<'_>) -> usize {
         let buffer = self.requests.get_mut(request).buffer.as_mut();
-        fill(buffer.map_or(&mut [][..], AsMut::as_mut), macs.iter())
+        fill(
+            buffer.map_or(&mut [][..], RequestBuffer::control_mut),
+            macs.iter(),
+        )
     }
 
     /// Copies a READ's sectors to where they belong; `false` when the frame does not hold them all.
@@ -624,10 +629,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let from = command.offset as usize * SECTOR_BYTES;
         let len = usize::from(command.count) * SECTOR_BYTES;
         let buffer = self.requests.get_mut(command.request).buffer.as_mut();
-        let buffer = buffer.expect("an open request has its buffer").as_mut();
-        heard
-            .frame
-            .copy_to(heard.data_offset, &mut buffer[from..from + len])
+        let buffer = buffer.expect("an open request has its buffer");
+        buffer.incoming(from, len, heard.frame, heard.data_offset)
     }
 
     fn on_sighting(&mut self, heard: &Heard<'_>, config: &ConfigRepr<'_>, advertised: bool) {

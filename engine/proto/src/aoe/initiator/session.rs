@@ -18,7 +18,6 @@ use sandrail_wire::aoe::{
     SandrailRepr, SandrailStatus, Session,
 };
 
-use super::Initiator;
 use super::api::{
     AttachFailure, IoError, Notice, Operation, Outcome, RestartEvidence, SessionRefusal,
     SessionState, TargetId,
@@ -29,6 +28,7 @@ use super::list::NONE;
 use super::path::Path;
 use super::request::RequestState;
 use super::target::{Phase, Target};
+use super::{Initiator, RequestBuffer};
 use crate::time::Instant;
 
 /// A path's part in its target's session.
@@ -222,7 +222,7 @@ fn granted<'a>(
     }
 }
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// Asks for the session's state soon, if the target has sessions: something may have happened to it, or another shard saw it
     /// restart.
     pub fn inquire(&mut self, now: Instant, target: TargetId) {

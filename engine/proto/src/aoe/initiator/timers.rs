@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 
-use super::Initiator;
 use super::api::{IoError, Notice, TargetId};
 use super::command::State;
 use super::list::{Linked, NONE};
 use super::path::{Path, Predecessor, SILENT_AFTER_TIMEOUTS};
 use super::target::{Phase, Target};
+use super::{Initiator, RequestBuffer};
 use crate::time::Instant;
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
@@ -17,7 +17,7 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     }
 }
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// Does what is due. To be called when [`Self::poll_timeout`] is reached; at other times it does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut left = self.in_use;

@@ -17,7 +17,7 @@ use super::list::NONE;
 use super::request::RequestState;
 use super::session::attach_request;
 use super::target::Target;
-use super::{Initiator, kind_of};
+use super::{Initiator, RequestBuffer, kind_of};
 use crate::time::Instant;
 
 /// Room for the longest frame without data: Ethernet with two tags, AoE, config arguments and a string of 1024 bytes, or 255 directives.
@@ -80,7 +80,7 @@ struct Decided {
     dst: MacAddr,
 }
 
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
+impl<B: RequestBuffer> Initiator<B> {
     /// The next frame for `interface`. Whoever asks must send it, in the order asked for, on that interface: what is returned
     /// counts as sent.
     pub fn poll_transmit(&mut self, now: Instant, interface: InterfaceId) -> Option<Transmit<'_>> {
@@ -379,7 +379,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let payload = target.path(path_number).payload_sectors;
         let entry = self.requests.get_mut(request);
         let left = entry.sectors - entry.cursor;
-        let count = u16::try_from(left).unwrap_or(u16::MAX).min(payload);
+        let most = u16::try_from(left).unwrap_or(u16::MAX).min(payload);
+        let cut = |buffer: &B| buffer.cut(entry.cursor, most).clamp(1, most);
+        let count = entry.buffer.as_ref().map_or(most, cut);
         let command = self.commands.get_mut(slot);
         command.request = request;
         if kind.needs_session() {
@@ -449,9 +451,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
     fn encode(&mut self, interface: InterfaceId, decided: Decided) -> Transmit<'_> {
         let command = self.commands.get(decided.slot);
         let request = (command.request != NONE).then(|| self.requests.get(command.request));
-        let buffer = request
-            .and_then(|request| request.buffer.as_ref())
-            .map_or(&[][..], AsRef::as_ref);
+        let carrier = request.and_then(|request| request.buffer.as_ref());
+        let buffer = carrier.map_or(&[][..], RequestBuffer::control);
         let target = &self.targets[usize::from(command.target)];
         let addr = if command.kind == Kind::Discover {
             TargetAddr::BROADCAST
@@ -463,7 +464,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Initiator<B> {
         let body = match command.kind {
             Kind::Write => {
                 let from = command.offset as usize * SECTOR_BYTES;
-                data = &buffer[from..from + usize::from(command.count) * SECTOR_BYTES];
+                let len = usize::from(command.count) * SECTOR_BYTES;
+                let staging = &mut self.staging[..];
+                data = carrier.map_or(&[][..], |carrier| carrier.outgoing(from, len, staging));
                 Body::Ata(ata_request(command, target))
             }
             Kind::Read | Kind::PayloadIn | Kind::Flush | Kind::Identify | Kind::OwnIdentify => {
