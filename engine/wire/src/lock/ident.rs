@@ -34,6 +34,24 @@ impl Incarnation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+/// The number of a slot in one direction of a channel. It wraps around, and is compared within a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The number `slots` later.
+    #[must_use]
+    pub const fn plus(self, slots: u64) -> Self {
+        Self(self.0.wrapping_add(slots))
+    }
+
+    /// How many slots this one is after `earlier`; huge if it is before it.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.wrapping_sub(earlier.0)
+    }
+}
+
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
