@@ -12,6 +12,9 @@ use super::turn::Core;
 const BLIND_SLEEP: Duration = Duration::from_micros(100);
 /// The longest sleep after frames were sent: no descriptor tells that the link could not send them all.
 const UNSENT_SLEEP: Duration = Duration::from_millis(1);
+/// How long a thread stays awake for answers that wait for room. A link that takes nothing for longer is down, or paused
+/// by its peer.
+const FULL_AWAKE: Duration = Duration::from_millis(10);
 /// The longest sleep of all: a file's size is looked at while the machine turns.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// How long an orderly end waits for what is under way.
@@ -38,7 +41,7 @@ impl Core {
                 self.counters.yields += 1;
                 std::thread::yield_now();
             } else {
-                self.sleep();
+                self.rest();
             }
         }
         self.flush_disks()
@@ -60,7 +63,7 @@ impl Core {
     }
 
     /// Whether nothing is under way and every answer is sent.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let held = self.blade.held();
         held.operations == 0 && held.answers == 0
     }
@@ -85,12 +88,27 @@ impl Core {
         all
     }
 
-    /// Sleeps until a frame, an operation's end or a ring arrives, or something is due.
-    fn sleep(&mut self) {
+    /// Waits for something to do. Room in a ring wakes nobody, so while answers wait for it the thread looks again and again, and
+    /// sleeps for moments only if that takes long.
+    fn rest(&mut self) {
+        if !self.answers_wait_for_room() {
+            self.full_since = None;
+            return self.sleep(LONGEST_SLEEP);
+        }
+        let since = *self.full_since.get_or_insert(self.now);
+        if self.now.saturating_since(since) < FULL_AWAKE {
+            self.counters.yields += 1;
+            return std::thread::yield_now();
+        }
+        self.sleep(UNSENT_SLEEP);
+    }
+
+    /// Sleeps until a frame, an operation's end or a ring arrives, or something is due, but no longer than `longest`.
+    fn sleep(&mut self, longest: Duration) {
         let longest = match self.due() {
             Some(due) if due <= self.now => return,
-            Some(due) => due.saturating_since(self.now).min(LONGEST_SLEEP),
-            None => LONGEST_SLEEP,
+            Some(due) => due.saturating_since(self.now).min(longest),
+            None => longest,
         };
         let mut cap = longest;
         for port in &mut self.ports {
@@ -106,7 +124,7 @@ impl Core {
         door.doorbell.announce();
         // The second look, after the announcement: what was pushed before it rang no bell.
         let called_off =
-            !self.rings_are_empty() || !self.ports.iter_mut().all(|port| port.link.prepare_wait());
+            !self.is_nothing_to_do() || !self.ports.iter_mut().all(|port| port.link.prepare_wait());
         if !called_off {
             let (links, disks) = (self.ports.len(), self.targets.len());
             for place in 0..links {

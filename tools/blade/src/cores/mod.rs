@@ -7,6 +7,8 @@ mod report;
 pub(crate) mod route;
 mod seen;
 pub(crate) mod status;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub(crate) use turn::{Core, CoreParts, Target};

@@ -41,6 +41,8 @@ pub(super) struct OwnPort {
     pub(super) id: u8,
     /// A frame of another core that found no room.
     held: Option<Box<CrossFrame>>,
+    /// At the end of the last turn there was no room for a frame.
+    is_full: bool,
     seen: Seen,
 }
 
@@ -96,6 +98,8 @@ pub(crate) struct Core {
     crossed: Seen,
     /// Since when no frames are taken any more.
     pub(super) stopping: Option<Instant>,
+    /// Since when answers wait for room in a ring, and none leave.
+    pub(super) full_since: Option<Instant>,
 }
 
 impl Core {
@@ -108,6 +112,7 @@ impl Core {
                 link,
                 id,
                 held: None,
+                is_full: false,
                 seen: Seen::new(now, LINK_FRAMES_MAX),
             })
             .collect();
@@ -134,6 +139,7 @@ impl Core {
             // The others may have taken frames since long before.
             crossed: Seen::new(Instant::ZERO, CROSSING_FRAMES),
             stopping: None,
+            full_since: None,
         }
     }
 
@@ -155,7 +161,10 @@ impl Core {
         busy |= self.timers(now);
         busy |= self.take_saved(now);
         busy |= self.take_commands();
-        busy |= self.transmit(now);
+        if self.transmit(now) {
+            busy = true;
+            self.full_since = None;
+        }
         for port in &mut self.ports {
             port.link.flush(now);
         }
@@ -272,6 +281,7 @@ impl Core {
         let port = &mut self.ports[place];
         let replies = &self.hub.links[usize::from(port.id)].replies;
         let room = port.link.transmit_room().min(BURST_FRAMES_MAX);
+        port.is_full = room == 0;
         let mut sent = 0;
         while sent < room {
             let Some(frame) = port.held.take().or_else(|| replies.take()) else {
@@ -281,6 +291,7 @@ impl Core {
             let result = port.link.transmit(now, header, payload);
             if result == Err(sandrail_link::TransmitError::Full) {
                 port.held = Some(frame);
+                port.is_full = true;
                 return sent > 0;
             }
             self.counters.tx_refused += u64::from(result.is_err());
@@ -396,16 +407,32 @@ impl Core {
 
     /// Whether nothing waits for this core in a ring.
     pub(super) fn rings_are_empty(&self) -> bool {
+        self.is_nothing_new() && !self.ports.iter().any(|port| self.has_replies(port))
+    }
+
+    /// Whether nothing came in, and nothing waits that there is room for.
+    pub(super) fn is_nothing_to_do(&self) -> bool {
+        let mut ports = self.ports.iter();
+        self.is_nothing_new() && ports.all(|port| port.is_full || !self.has_replies(port))
+    }
+
+    /// Whether answers wait for room: in a link of this core, or in a ring to another's. No descriptor tells of either.
+    pub(super) fn answers_wait_for_room(&self) -> bool {
+        let mut full_ports = self.ports.iter().filter(|port| port.is_full);
+        let mut foreign = self.foreign_links.iter();
+        let is_full = |link: &u8| !self.hub.links[usize::from(*link)].replies.has_room();
+        full_ports.clone().any(|port| self.has_replies(port))
+            || (full_ports.next().is_some() || foreign.any(is_full)) && !self.is_quiet()
+    }
+
+    fn is_nothing_new(&self) -> bool {
         let door = &self.hub.cores[self.number];
-        let links = self
-            .ports
-            .iter()
-            .map(|port| &self.hub.links[usize::from(port.id)]);
-        door.requests.is_empty()
-            && door.saved.is_empty()
-            && door.commands.is_empty()
-            && links.into_iter().all(|link| link.replies.is_empty())
-            && self.ports.iter().all(|port| port.held.is_none())
+        door.requests.is_empty() && door.saved.is_empty() && door.commands.is_empty()
+    }
+
+    /// Whether answers of other cores wait to leave by a link of this one.
+    fn has_replies(&self, port: &OwnPort) -> bool {
+        port.held.is_some() || !self.hub.links[usize::from(port.id)].replies.is_empty()
     }
 
     /// The machine's own due time, and what disks and links want.
