@@ -5,6 +5,8 @@
 
 mod frame;
 mod ident;
+mod message;
+mod mode;
 mod seal;
 
 #[cfg(test)]
@@ -18,6 +20,12 @@ pub use frame::{
     slots_by_mtu,
 };
 pub use ident::{ClusterId, CoreId, Epoch, Incarnation, NodeId, Sequence};
+pub use message::{
+    Body, CYCLE_MAX, Denial, GrantNumber, Message, MessageError, NAME_BYTES, Path, Probe,
+    RequestFlags, RequestId, ResourceName, SET_SLOTS, SlotSet, Successor, Transaction, VALUE_BYTES,
+    ValueBlock, Wanted,
+};
+pub use mode::Mode;
 pub use seal::{CRC_BYTES, MAC_BYTES, MacKey, Seal};
 
 /// Bytes of a slot, the unit that sequences and credits count. A record takes one, or two if it carries a value block.
