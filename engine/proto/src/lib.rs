@@ -6,4 +6,5 @@
 #![forbid(unsafe_code)]
 
 pub mod aoe;
+pub mod dlm;
 pub mod time;

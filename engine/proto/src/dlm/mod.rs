@@ -1,0 +1,15 @@
+//! The lock manager: one machine a node and core, which is agent for its clients and master for its share of slots.
+//!
+//! `docs/locks.md` tells states, messages and recovery, and why they are safe.
+
+mod api;
+mod node;
+
+pub use api::{
+    Ask, Change, Config, Event, Flags, LockId, Member, NODES_MAX, Refusal, View, ViewError, Why,
+};
+pub use node::Node;
+pub use sandrail_wire::lock::{
+    Body, Denial, Epoch, GrantNumber, Incarnation, Message, Mode, NodeId, Path, ResourceName,
+    Transaction, ValueBlock,
+};
