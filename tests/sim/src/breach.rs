@@ -15,6 +15,8 @@ pub enum Breach {
     CopiesForgotten,
     /// Every write has its sender's present session, as if none were ever void (S5).
     SessionsIgnored,
+    /// Who attaches speaks for the MAC that it asks with alone, as if it had listed no others (S5).
+    StationsForgotten,
     /// A SET is answered as soon as it comes (S9).
     BarrierOff,
     /// Every SET looks newer than all before (S8).
@@ -79,8 +81,9 @@ impl Forger {
             return forged;
         };
         let writes = fields.write_request().is_some();
-        let reserves =
-            bytes::vendor(frame).is_some_and(|vendor| vendor.operation == bytes::RESERVE);
+        let operation = bytes::vendor(frame).map(|vendor| vendor.operation);
+        let reserves = operation == Some(bytes::RESERVE);
+        let attaches = operation == Some(bytes::ATTACH);
         self.count += 1;
         match self.breach {
             Breach::CopiesForgotten if writes => {
@@ -97,6 +100,11 @@ impl Forger {
                     request[34..36].copy_from_slice(&now.to_be_bytes());
                     forged.request = Some(request);
                 }
+            }
+            Breach::StationsForgotten if attaches => {
+                let mut request = frame[..ARGS + 48].to_vec();
+                request[ARGS + 22..ARGS + 24].fill(0);
+                forged.request = Some(request);
             }
             Breach::BarrierOff if reserves => {
                 let mut answer = frame.to_vec();

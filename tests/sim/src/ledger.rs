@@ -13,9 +13,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::bytes::{self, Fields, Mac, Vendor};
+use crate::bytes::{self, Fields, Mac};
 use crate::stamp::{self, SECTOR_BYTES, Stamp};
 use crate::violation::{Promise, Violation};
+
+mod admission;
 
 /// One request for a write: session, source, tag without the copy's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +68,18 @@ struct SessionBooks {
     incarnation: u64,
     shard: u8,
     macs: Vec<Mac>,
+    /// All MACs of the process that attached, as it told, those above included.
+    stations: Vec<Mac>,
     /// When it became void, by time and by delivery.
     void: Option<(u64, u64)>,
+}
+
+/// An attach: who it is of, and all MACs of its process.
+#[derive(Clone, Debug)]
+struct Attaching {
+    incarnation: u64,
+    shard: u8,
+    stations: Vec<Mac>,
 }
 
 /// A reservation that was asked for.
@@ -91,8 +103,8 @@ pub(crate) struct Books {
     asked: HashMap<Part, Asked>,
     recent: Vec<Executed>,
     sessions: BTreeMap<u16, SessionBooks>,
-    /// Attaches that are to be answered: source, tag, incarnation, shard.
-    attaching: HashMap<(Mac, u32), (u64, u8)>,
+    /// Attaches that are to be answered, by source and tag.
+    attaching: HashMap<(Mac, u32), Attaching>,
     /// The reservation that was acknowledged last, and those asked for since.
     in_force: Members,
     asked_for: Vec<Members>,
@@ -458,252 +470,6 @@ impl Books {
         Ok(())
     }
 
-    /// Some request for it has a session that was not void when its first copy came, and came in this life.
-    fn judge_sessions(&self, target: u8, part: Part) -> Result<(), Violation> {
-        let requests = &self.asked[&part].requests;
-        let valid = |request: &Request| {
-            if request.session == 0 {
-                return true;
-            }
-            self.sessions.get(&request.session).is_some_and(|session| {
-                session.macs.contains(&request.mac)
-                    && session.void.is_none_or(|(_, moment)| {
-                        request.first <= moment && request.life == self.life
-                    })
-            })
-        };
-        if requests.iter().any(valid) {
-            return Ok(());
-        }
-        Err(wrong(
-            Promise::Session,
-            format!(
-                "target {target}: {part:?} is carried out for void sessions only: {requests:x?} {:x?}",
-                self.sessions
-            ),
-        ))
-    }
-
-    fn judge_fence(
-        &self,
-        target: u8,
-        part: Part,
-        now_ns: u64,
-        verb: &str,
-    ) -> Result<(), Violation> {
-        let Some(asked) = self.asked.get(&part) else {
-            return Ok(());
-        };
-        let admitted = |request: &Request| {
-            self.in_force.admits(request.mac)
-                || self
-                    .asked_for
-                    .iter()
-                    .any(|members| members.admits(request.mac))
-        };
-        if asked.requests.iter().any(admitted) {
-            return Ok(());
-        }
-        Err(wrong(
-            Promise::Fence,
-            format!(
-                "target {target}: {part:?} of {:x?} {verb} at {} us, after the answer to the SET of {:x?}",
-                asked.requests,
-                now_ns / 1000,
-                self.in_force
-            ),
-        ))
-    }
-
-    fn vendor_delivered(&mut self, fields: &Fields, vendor: Vendor) {
-        match vendor.operation {
-            bytes::ATTACH => {
-                self.attaching
-                    .insert((fields.src, fields.tag), (vendor.incarnation, vendor.shard));
-            }
-            bytes::RESERVE if vendor.epoch > self.in_force.epoch => {
-                let members = Members {
-                    epoch: vendor.epoch,
-                    macs: vendor.macs,
-                };
-                if !self.asked_for.contains(&members) {
-                    self.asked_for.push(members);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn vendor_answered(
-        &mut self,
-        moment: u64,
-        now_ns: u64,
-        lifetime_ns: u64,
-        fields: &Fields,
-        vendor: &Vendor,
-    ) -> Result<(), Violation> {
-        if vendor.epoch < self.in_force.epoch {
-            return Err(wrong(
-                Promise::Fence,
-                format!(
-                    "the epoch in force falls from {} to {}: {vendor:x?}",
-                    self.in_force.epoch, vendor.epoch
-                ),
-            ));
-        }
-        match (vendor.operation, vendor.status) {
-            (bytes::ATTACH, 0) => self.attach_answered(moment, now_ns, lifetime_ns, fields, vendor),
-            (bytes::RESERVE, 0) => self.reserve_answered(moment, now_ns, vendor),
-            (bytes::HELLO | bytes::RESERVE, _)
-                if vendor.epoch == self.in_force.epoch
-                    && vendor.epoch > 0
-                    && sorted(&vendor.macs) != sorted(&self.in_force.macs) =>
-            {
-                Err(wrong(
-                    Promise::Persistence,
-                    format!(
-                        "epoch {} was acknowledged with {:x?}, and is told with {:x?}",
-                        vendor.epoch, self.in_force.macs, vendor.macs
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn reserve_answered(
-        &mut self,
-        moment: u64,
-        now_ns: u64,
-        vendor: &Vendor,
-    ) -> Result<(), Violation> {
-        let members = Members {
-            epoch: vendor.epoch,
-            macs: vendor.macs.clone(),
-        };
-        if members.epoch == self.in_force.epoch {
-            if sorted(&members.macs) == sorted(&self.in_force.macs) {
-                return Ok(());
-            }
-            return Err(wrong(
-                Promise::Fence,
-                format!(
-                    "one epoch is acknowledged with two lists: {:x?} and {members:x?}",
-                    self.in_force
-                ),
-            ));
-        }
-        let known = self.asked_for.iter().any(|asked| {
-            asked.epoch == members.epoch && sorted(&asked.macs) == sorted(&members.macs)
-        });
-        if !known {
-            return Err(wrong(
-                Promise::Fence,
-                format!("acknowledged, and asked for by nobody: {members:x?}"),
-            ));
-        }
-        // S10: sessions of those who were removed never become valid again.
-        for session in self.sessions.values_mut() {
-            if session.macs.iter().any(|mac| !members.admits(*mac)) {
-                session.void.get_or_insert((now_ns, moment));
-            }
-        }
-        self.sets_done += 1;
-        self.asked_for.retain(|asked| asked.epoch > members.epoch);
-        self.in_force = members;
-        let work = self.at_work.iter().find(|part| {
-            !self.asked[*part]
-                .requests
-                .iter()
-                .any(|request| self.in_force.admits(request.mac))
-        });
-        match work {
-            Some(part) if self.asked_for.is_empty() => Err(wrong(
-                Promise::Fence,
-                format!(
-                    "S9: the SET of {:x?} is answered while {part:?} is at work",
-                    self.in_force
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn attach_answered(
-        &mut self,
-        moment: u64,
-        now_ns: u64,
-        lifetime_ns: u64,
-        fields: &Fields,
-        vendor: &Vendor,
-    ) -> Result<(), Violation> {
-        let mac = fields.dst;
-        let Some((incarnation, shard)) = self.attaching.remove(&(mac, fields.tag)) else {
-            // A second instance of the request, made by the network.
-            return Ok(());
-        };
-        if vendor.session == 0 {
-            return Err(wrong(Promise::Session, "session 0 was handed out".into()));
-        }
-        let fresh = SessionBooks {
-            incarnation,
-            shard,
-            macs: vec![mac],
-            void: None,
-        };
-        match self.sessions.get_mut(&vendor.session) {
-            Some(known)
-                if (known.incarnation, known.shard) == (incarnation, shard)
-                    && known.void.is_none() =>
-            {
-                if !known.macs.contains(&mac) {
-                    known.macs.push(mac);
-                }
-            }
-            Some(known) => {
-                let rested = known
-                    .void
-                    .is_some_and(|(void_ns, _)| void_ns + lifetime_ns <= now_ns);
-                if !rested {
-                    return Err(wrong(
-                        Promise::Session,
-                        format!(
-                            "session {:04x} of {known:x?} is given to {fresh:x?}",
-                            vendor.session
-                        ),
-                    ));
-                }
-                *known = fresh;
-            }
-            None => {
-                self.sessions.insert(vendor.session, fresh);
-            }
-        }
-        for (number, session) in &mut self.sessions {
-            if *number != vendor.session
-                && session.incarnation != incarnation
-                && session.macs.contains(&mac)
-            {
-                session.void.get_or_insert((now_ns, moment));
-            }
-        }
-        Ok(())
-    }
-
-    fn plain_reserve_answered(&self, frame: &[u8]) -> Result<(), Violation> {
-        let command = frame.get(bytes::ARGS).copied().unwrap_or(0);
-        if command == 0 || self.in_force.epoch == 0 {
-            return Ok(());
-        }
-        Err(wrong(
-            Promise::Fence,
-            format!(
-                "a plain SET was taken while epoch {} is in force",
-                self.in_force.epoch
-            ),
-        ))
-    }
-
     fn config_delivered(&mut self, frame: &[u8]) {
         let Some(args) = frame.get(bytes::ARGS..) else {
             return;
@@ -780,11 +546,4 @@ impl Books {
             ),
         ))
     }
-}
-
-fn sorted(macs: &[Mac]) -> Vec<Mac> {
-    let mut sorted = macs.to_vec();
-    sorted.sort_unstable();
-    sorted.dedup();
-    sorted
 }

@@ -405,8 +405,50 @@ impl Maker {
         let mut mishaps: Vec<_> = (0..count)
             .map(|_| (self.rng.u64(..until_ns), self.mishap(world, lifetime_ns)))
             .collect();
+        if self.rng.u8(..3) == 0 {
+            self.sideways(world, until_ns, lifetime_ns, &mut mishaps);
+        }
         mishaps.sort_by_key(|(at_ns, _)| *at_ns);
         mishaps
+    }
+
+    /// A host with two paths attaches to a new process of the blade by one of them only; it crashes, and its next life has only
+    /// the other. Nobody but itself knows that both are of one host.
+    fn sideways(
+        &mut self,
+        world: &WorldSpec,
+        until_ns: u64,
+        lifetime_ns: u64,
+        mishaps: &mut Vec<(u64, Mishap)>,
+    ) {
+        let mut first_port = 0;
+        let mut pairs = Vec::new();
+        for (host, spec) in (0..).zip(&world.hosts) {
+            if spec.interfaces.len() == 2 {
+                pairs.push((host, first_port));
+            }
+            first_port += spec.interfaces.len() as u8;
+        }
+        if pairs.is_empty() {
+            return;
+        }
+        let (host, port) = pairs[self.rng.usize(..pairs.len())];
+        let swapped = self.rng.u8(..2);
+        let lasts_ns = lifetime_ns.max(100 * MS);
+        // Early, as long as there is much to write.
+        let at_ns = self.rng.u64(..until_ns / 4);
+        let stops_ns = at_ns + self.rng.u64(..20 * MS);
+        let crashes_ns = stops_ns + self.rng.u64(..lasts_ns);
+        let away = |port: u8, for_ns: u64| Mishap::PortDown { port, for_ns };
+        let (down_ns, power) = (self.rng.u64(..10 * MS), self.rng.bool());
+        mishaps.push((at_ns, away(port + swapped, crashes_ns - at_ns)));
+        mishaps.push((stops_ns, Mishap::StopMachine { down_ns, power }));
+        let down_ns = self.rng.u64(..5 * MS);
+        mishaps.push((crashes_ns, Mishap::CrashHost { host, down_ns }));
+        mishaps.push((
+            crashes_ns,
+            away(port + 1 - swapped, self.rng.u64(..lasts_ns)),
+        ));
     }
 
     fn mishap(&mut self, world: &WorldSpec, lifetime_ns: u64) -> Mishap {

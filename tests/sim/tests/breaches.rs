@@ -7,17 +7,21 @@ use sandrail_sim::violation::Promise;
 
 const SEEDS: u64 = 300;
 
-fn found(family: Family, breach: Breach) -> Box<Failure> {
+fn found(family: Family, breach: Breach, seeds: u64) -> Box<Failure> {
     let sabotage = Sabotage {
         breach,
         ..Sabotage::default()
     };
-    let result = soak(family, sabotage, 0, Until::Seeds(SEEDS), |_| ());
+    let result = soak(family, sabotage, 0, Until::Seeds(seeds), |_| ());
     result.expect_err("the checker noticed nothing")
 }
 
 fn assert_found(family: Family, breach: Breach, promises: &[Promise]) {
-    let failure = found(family, breach);
+    assert_found_in(SEEDS, family, breach, promises);
+}
+
+fn assert_found_in(seeds: u64, family: Family, breach: Breach, promises: &[Promise]) {
+    let failure = found(family, breach, seeds);
     println!("{breach:?}: seed {}: {}", failure.seed, failure.violation);
     assert!(
         promises.contains(&failure.violation.promise),
@@ -37,6 +41,13 @@ fn copies_that_are_not_known_are_noticed() {
 #[test]
 fn void_sessions_that_are_taken_are_noticed() {
     assert_found(Family::Blade, Breach::SessionsIgnored, &[Promise::Session]);
+}
+
+#[test]
+fn an_old_life_on_another_path_is_noticed() {
+    for family in [Family::Blade, Family::BladeNorule] {
+        assert_found_in(2000, family, Breach::StationsForgotten, &[Promise::Session]);
+    }
 }
 
 #[test]

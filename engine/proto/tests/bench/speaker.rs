@@ -28,8 +28,9 @@ pub struct Speaker {
     pub mute: bool,
     pub epoch: u64,
     pub list: Vec<u8>,
-    /// Attaches that came.
+    /// Attaches that came, and the list of the last one.
     pub attaches: u32,
+    pub stations: Vec<u8>,
 }
 
 impl Speaker {
@@ -46,6 +47,7 @@ impl Speaker {
             epoch: 0,
             list: Vec::new(),
             attaches: 0,
+            stations: Vec::new(),
         }
     }
 
@@ -72,6 +74,7 @@ impl Speaker {
         }
         assert_eq!(frame[24..29], *b"SRAL\x01");
         reply.truncate(24 + 48);
+        reply[46..48].fill(0);
         let mut status = 0;
         if self.version != 1 {
             reply[28..31].copy_from_slice(&[self.version, frame[29], 1]);
@@ -84,6 +87,8 @@ impl Speaker {
                 let ours_ms = u32::from_be_bytes(frame[64..68].try_into().unwrap());
                 let (incarnation, shard) = (eight(36), frame[31]);
                 assert_ne!(incarnation, 0);
+                let count = usize::from(u16::from_be_bytes([frame[46], frame[47]]));
+                self.stations = frame[72..72 + count * 6].to_vec();
                 status = self
                     .refusal
                     .unwrap_or(if ours_ms > self.remembered_ms { 3 } else { 0 });

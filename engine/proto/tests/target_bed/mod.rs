@@ -139,15 +139,27 @@ pub fn ranges(list: &[(u64, u16)]) -> Vec<u8> {
 
 /// An attach by the vendor command.
 pub fn attach(src: MacAddr, tag: u32, incarnation: u64, shard: u8) -> Vec<u8> {
+    attach_of(src, tag, incarnation, shard, &[])
+}
+
+/// The same, with the MACs of the whole process.
+pub fn attach_of(
+    src: MacAddr,
+    tag: u32,
+    incarnation: u64,
+    shard: u8,
+    stations: &[MacAddr],
+) -> Vec<u8> {
     let mut out = frame(src, "10 00 0007 03 f0");
     out.extend(tag.to_be_bytes());
     out.extend(hex("5352414c 01 01 00"));
     out.push(shard);
     out.extend(hex("00000003"));
     out.extend(incarnation.to_be_bytes());
-    out.extend(hex(
-        "0000 0000 0000000000000000 0000000000000000 000007d0 00000000",
-    ));
+    out.extend([0, 0]);
+    out.extend((stations.len() as u16).to_be_bytes());
+    out.extend(hex("0000000000000000 0000000000000000 000007d0 00000000"));
+    out.extend(stations.iter().flat_map(|mac| mac.0));
     out
 }
 

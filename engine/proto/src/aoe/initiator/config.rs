@@ -10,6 +10,8 @@ pub const COMMANDS_MAX: u16 = 4096;
 pub const TARGETS_MAX: usize = 64;
 /// The most interfaces of one shard.
 pub const INTERFACES_MAX: usize = 8;
+/// The most MACs of one process: what targets with sessions take.
+pub const STATIONS_MAX: usize = 128;
 /// The most paths (local interface x target MAC) of one target.
 pub const PATHS_MAX: usize = 8;
 /// Commands kept back for probes, so that a full shard still finds out that a target is back.
@@ -41,6 +43,9 @@ pub struct InitiatorConfig {
     /// Names this process's life to targets with sessions (S5): random, drawn anew with each start, the same in all its shards. 0:
     /// there is none, and targets that announce sessions are not attached.
     pub incarnation: u64,
+    /// MACs of all interfaces of this process, of other shards as well: a target with sessions ends those of an earlier life of any
+    /// of them (S5). Those that this shard has are added. At most [`STATIONS_MAX`] together.
+    pub stations: Vec<MacAddr>,
     /// Requests accepted and not yet over, those included whose range still waits for late copies.
     pub requests_max: u16,
     /// ATA commands under way, those included that wait for late copies; more than [`PROBE_COMMANDS`], at most [`COMMANDS_MAX`].
@@ -77,6 +82,7 @@ impl Default for InitiatorConfig {
         Self {
             shard: 0,
             incarnation: 0,
+            stations: Vec::new(),
             requests_max: 1024,
             commands_max: 2048,
             frame_lifetime: Duration::from_secs(2),

@@ -34,7 +34,7 @@ mod transmit;
 use std::collections::VecDeque;
 
 use sandrail_wire::aoe::Features;
-use sandrail_wire::{Lba, TargetAddr};
+use sandrail_wire::{Lba, MacAddr, TargetAddr};
 
 pub use api::*;
 pub use buffer::RequestBuffer;
@@ -57,6 +57,8 @@ const NOTICES_MAX: usize = 256;
 pub struct Initiator<B> {
     config: InitiatorConfig,
     interfaces: Vec<Interface>,
+    /// The MACs of the whole process as an attach lists them.
+    stations: Box<[u8]>,
     targets: Vec<Target>,
     commands: Commands,
     requests: Requests<B>,
@@ -100,6 +102,7 @@ impl<B: RequestBuffer> Initiator<B> {
                 allowed: format!("1..={INTERFACES_MAX}"),
             });
         }
+        let stations = stations(&config, interfaces)?;
         let mut rng = fastrand::Rng::with_seed(seed);
         let requests_max = usize::from(config.requests_max);
         Ok(Self {
@@ -128,6 +131,7 @@ impl<B: RequestBuffer> Initiator<B> {
             scratch: Box::new([0; transmit::SCRATCH_BYTES]),
             staging: buffer::staging(interfaces.iter().map(|i| i.mtu_bytes).max().unwrap_or(0)),
             counters: Counters::default(),
+            stations,
             config,
         })
     }
@@ -421,6 +425,29 @@ impl<B: RequestBuffer> Initiator<B> {
         }
         self.notices.push_back(notice);
     }
+}
+
+/// The MACs of the process as they lie in a frame, each once.
+fn stations(
+    config: &InitiatorConfig,
+    interfaces: &[InterfaceConfig],
+) -> Result<Box<[u8]>, ConfigError> {
+    let own = interfaces.iter().map(|interface| interface.mac);
+    let mut macs: Vec<MacAddr> = config.stations.iter().copied().chain(own).collect();
+    macs.sort_unstable();
+    macs.dedup();
+    // An attach must fit every interface; the least of them carries a sector, hence a short list in any case.
+    let mtu_bytes = interfaces.iter().map(|interface| interface.mtu_bytes).min();
+    let room = mtu_bytes.unwrap_or(0).saturating_sub(session::ATTACH_BYTES) / 6;
+    let most = STATIONS_MAX.min(room);
+    if macs.len() > most {
+        return Err(ConfigError {
+            setting: "stations",
+            given: macs.len().to_string(),
+            allowed: format!("1..={most}"),
+        });
+    }
+    Ok(macs.iter().flat_map(|mac| mac.0).collect())
 }
 
 /// The kind of command that carries an operation.

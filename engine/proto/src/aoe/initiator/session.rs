@@ -14,8 +14,8 @@
 //! All paths must lead to one target: two that serve the same disk have sessions of their own each.
 
 use sandrail_wire::aoe::{
-    Body, ErrorCode, Features, Repr, SANDRAIL_COMMAND, SandrailError, SandrailOperation,
-    SandrailRepr, SandrailStatus, Session,
+    Body, ErrorCode, Features, MacList, Repr, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND, SandrailError,
+    SandrailOperation, SandrailRepr, SandrailStatus, Session,
 };
 
 use super::api::{
@@ -176,9 +176,13 @@ fn lifetime_ms(config: &InitiatorConfig) -> u32 {
     u32::try_from(ms).unwrap_or(u32::MAX)
 }
 
-/// The request for a session.
-pub(super) fn attach_request(config: &InitiatorConfig) -> SandrailRepr<'static> {
+/// Bytes of an attach without its list, from the AoE header on.
+pub(super) const ATTACH_BYTES: usize = 10 + SANDRAIL_ARGS_BYTES;
+
+/// The request for a session, with the MACs of the whole process.
+pub(super) fn attach_request<'a>(config: &InitiatorConfig, stations: &'a [u8]) -> SandrailRepr<'a> {
     SandrailRepr {
+        macs: MacList::from_bytes(stations).unwrap_or(MacList::EMPTY),
         shard: config.shard,
         incarnation: config.incarnation,
         lifetime_ms: lifetime_ms(config),

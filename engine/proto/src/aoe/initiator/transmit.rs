@@ -510,7 +510,7 @@ impl<B: RequestBuffer> Initiator<B> {
         scratch[end..end + control.len()].copy_from_slice(control);
         end += control.len();
         if let Body::Vendor { .. } = body {
-            end += sandrail_request(&self.config, operation, buffer)
+            end += sandrail_request(&self.config, operation, buffer, &self.stations)
                 .emit(&mut scratch[end..])
                 .expect("the scratch holds any control frame");
         }
@@ -560,6 +560,7 @@ fn sandrail_request<'a>(
     config: &InitiatorConfig,
     operation: Option<Operation>,
     buffer: &'a [u8],
+    stations: &'a [u8],
 ) -> SandrailRepr<'a> {
     match operation {
         Some(Operation::ReserveEpoch { epoch, len_bytes }) => SandrailRepr {
@@ -567,7 +568,7 @@ fn sandrail_request<'a>(
             macs: mac_list(buffer, len_bytes),
             ..SandrailRepr::request(SandrailOperation::Reserve)
         },
-        _ => attach_request(config),
+        _ => attach_request(config, stations),
     }
 }
 

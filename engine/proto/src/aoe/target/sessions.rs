@@ -14,6 +14,8 @@ use crate::time::Instant;
 
 /// The most MACs of one session: the paths of a shard.
 const MACS_MAX: usize = 8;
+/// The most MACs that an attach may list: eight interfaces of each of sixteen shards.
+pub(super) const STATIONS_MAX: usize = 128;
 /// A session that was not used for so long gives its place to others when few are left. Nobody says that a process has ended, and
 /// whoever lives attaches again and has lost nothing.
 const IDLE: Duration = Duration::from_secs(600);
@@ -31,13 +33,15 @@ enum State {
     },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     state: State,
     session: Session,
     incarnation: u64,
     shard: u8,
     macs: [Option<MacAddr>; MACS_MAX],
+    /// All MACs of the process that it is of, as far as its attaches have told, in order; those above included.
+    stations: Vec<MacAddr>,
     /// When a request under it was last seen, or the attach.
     used: Instant,
 }
@@ -58,11 +62,43 @@ pub(super) enum Attach {
 }
 
 /// A life of an initiator's shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attacher {
     pub(super) mac: MacAddr,
     pub(super) incarnation: u64,
     pub(super) shard: u8,
+    /// All MACs of its process, in order, `mac` included.
+    pub(super) stations: Vec<MacAddr>,
+}
+
+impl Attacher {
+    /// Who attaches with `mac`, and lists `others`.
+    pub(super) fn new(
+        mac: MacAddr,
+        incarnation: u64,
+        shard: u8,
+        others: impl Iterator<Item = MacAddr>,
+    ) -> Self {
+        let mut stations: Vec<MacAddr> = others.chain([mac]).collect();
+        stations.sort_unstable();
+        stations.dedup();
+        Self {
+            mac,
+            incarnation,
+            shard,
+            stations,
+        }
+    }
+
+    /// Whether a session is another life's of the same stations: one MAC in common is enough.
+    fn succeeds(&self, place: &Place) -> bool {
+        place.incarnation != self.incarnation && self.meets(place)
+    }
+
+    fn meets(&self, place: &Place) -> bool {
+        let ours = |mac: &MacAddr| self.stations.binary_search(mac).is_ok();
+        place.stations.iter().any(ours)
+    }
 }
 
 /// The sessions of one target.
@@ -86,6 +122,7 @@ impl Sessions {
             incarnation: 0,
             shard: 0,
             macs: [None; MACS_MAX],
+            stations: Vec::new(),
             used: Instant::ZERO,
         };
         Self {
@@ -180,7 +217,7 @@ impl Sessions {
     }
 
     /// An attach. Sessions of other lives of the MAC must have been ended before.
-    pub(super) fn attach(&mut self, now: Instant, who: Attacher) -> Attach {
+    pub(super) fn attach(&mut self, now: Instant, who: &Attacher) -> Attach {
         if self.is_superseded(now, who) {
             return Attach::Superseded;
         }
@@ -191,6 +228,11 @@ impl Sessions {
         };
         if let Some(place) = self.places.iter_mut().find(same) {
             place.used = now;
+            if place.stations != who.stations {
+                place.stations.extend(&who.stations);
+                place.stations.sort_unstable();
+                place.stations.dedup();
+            }
             if place.macs.contains(&Some(who.mac)) {
                 return Attach::Known(place.session);
             }
@@ -203,16 +245,16 @@ impl Sessions {
         self.open(now, who)
     }
 
-    /// Whether this life of the MAC was ended, less than a lifetime ago, by another life of it.
-    pub(super) fn is_superseded(&self, now: Instant, who: Attacher) -> bool {
+    /// Whether this life was ended, less than a lifetime ago, by another life of one of its MACs.
+    pub(super) fn is_superseded(&self, now: Instant, who: &Attacher) -> bool {
         self.places.iter().any(|place| {
             matches!(place.state, State::Void { at, superseded: true } if now < at + self.lifetime)
                 && place.incarnation == who.incarnation
-                && place.macs.contains(&Some(who.mac))
+                && who.meets(place)
         })
     }
 
-    fn open(&mut self, now: Instant, who: Attacher) -> Attach {
+    fn open(&mut self, now: Instant, who: &Attacher) -> Attach {
         for _ in 0..self.places.len() {
             if self.numbers_left() == 0 {
                 return Attach::NotDurable;
@@ -236,6 +278,7 @@ impl Sessions {
                 incarnation: who.incarnation,
                 shard: who.shard,
                 macs,
+                stations: who.stations.clone(),
                 used: now,
             };
             return Attach::Opened(session);
@@ -243,13 +286,26 @@ impl Sessions {
         Attach::Full
     }
 
-    /// Ends every session that `ends` names by a MAC and its incarnation, and tells of each MAC named. `superseded`: by another
-    /// life, so that the ended one is not to come back.
+    /// Ends every session of another life of one of the attacher's MACs (S5), and tells which.
+    pub(super) fn end_other_lives(&mut self, now: Instant, who: &Attacher) -> Vec<Session> {
+        let mut ended = Vec::new();
+        for place in self.places.iter_mut() {
+            if place.state == State::Open && who.succeeds(place) {
+                place.state = State::Void {
+                    at: now,
+                    superseded: true,
+                };
+                ended.push(place.session);
+            }
+        }
+        ended
+    }
+
+    /// Ends every session that `ends` names by a MAC that it was used with, and tells of each MAC named.
     pub(super) fn end(
         &mut self,
         now: Instant,
-        superseded: bool,
-        ends: impl Fn(MacAddr, u64) -> bool,
+        ends: impl Fn(MacAddr) -> bool,
         mut ended: impl FnMut(Session, MacAddr, u64),
     ) {
         for place in self.places.iter_mut() {
@@ -257,10 +313,10 @@ impl Sessions {
                 continue;
             }
             for mac in place.macs.iter().flatten() {
-                if ends(*mac, place.incarnation) {
+                if ends(*mac) {
                     place.state = State::Void {
                         at: now,
-                        superseded,
+                        superseded: false,
                     };
                     ended(place.session, *mac, place.incarnation);
                 }
@@ -283,12 +339,8 @@ mod tests {
     const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
-    const fn who(mac: MacAddr, incarnation: u64, shard: u8) -> Attacher {
-        Attacher {
-            mac,
-            incarnation,
-            shard,
-        }
+    fn who(mac: MacAddr, incarnation: u64, shard: u8) -> Attacher {
+        Attacher::new(mac, incarnation, shard, core::iter::empty())
     }
 
     fn sessions(places: u16, next: u16) -> Sessions {
@@ -305,20 +357,20 @@ mod tests {
     fn one_session_for_each_shard_of_a_life_whatever_the_path() {
         let mut sessions = sessions(4, 10);
         assert_eq!(
-            sessions.attach(at(0), who(A, 7, 0)),
+            sessions.attach(at(0), &who(A, 7, 0)),
             Attach::Opened(Session(10))
         );
         assert_eq!(
-            sessions.attach(at(0), who(A, 7, 1)),
+            sessions.attach(at(0), &who(A, 7, 1)),
             Attach::Opened(Session(11))
         );
         assert_eq!(
-            sessions.attach(at(0), who(A, 7, 0)),
+            sessions.attach(at(0), &who(A, 7, 0)),
             Attach::Known(Session(10))
         );
         assert!(!sessions.is_valid(Session(10), B));
         assert_eq!(
-            sessions.attach(at(0), who(B, 7, 0)),
+            sessions.attach(at(0), &who(B, 7, 0)),
             Attach::Known(Session(10))
         );
         assert!(sessions.is_valid(Session(10), B) && sessions.is_valid(Session(10), A));
@@ -329,12 +381,12 @@ mod tests {
         for mac in 3..9 {
             let mac = MacAddr([2, 0, 0, 0, 0, mac]);
             assert_eq!(
-                sessions.attach(at(0), who(mac, 7, 0)),
+                sessions.attach(at(0), &who(mac, 7, 0)),
                 Attach::Known(Session(10))
             );
         }
         let ninth = MacAddr([2, 0, 0, 0, 0, 9]);
-        assert_eq!(sessions.attach(at(0), who(ninth, 7, 0)), Attach::Full);
+        assert_eq!(sessions.attach(at(0), &who(ninth, 7, 0)), Attach::Full);
         assert_eq!(sessions.open_count(), 2);
     }
 
@@ -342,31 +394,27 @@ mod tests {
     fn an_ended_session_is_void_and_its_number_rests() {
         let mut sessions = sessions(2, u16::MAX);
         assert_eq!(
-            sessions.attach(at(0), who(A, 7, 0)),
+            sessions.attach(at(0), &who(A, 7, 0)),
             Attach::Opened(Session(u16::MAX))
         );
-        let mut ended = Vec::new();
-        sessions.end(
-            at(5),
-            true,
-            |mac, incarnation| mac == A && incarnation != 8,
-            |session, mac, incarnation| ended.push((session, mac, incarnation)),
-        );
-        assert_eq!(ended, [(Session(u16::MAX), A, 7)]);
+        assert!(sessions.end_other_lives(at(5), &who(A, 7, 3)).is_empty());
+        assert!(sessions.end_other_lives(at(5), &who(B, 8, 0)).is_empty());
+        let ended = sessions.end_other_lives(at(5), &who(A, 8, 0));
+        assert_eq!(ended, [Session(u16::MAX)]);
         assert!(!sessions.is_valid(Session(u16::MAX), A));
         // 0 is no session's number, and 1 would lie in the place that rests.
-        assert_eq!(sessions.attach(at(6), who(A, 8, 0)), Attach::Full);
+        assert_eq!(sessions.attach(at(6), &who(A, 8, 0)), Attach::Full);
         assert_eq!(
-            sessions.attach(at(6), who(A, 8, 0)),
+            sessions.attach(at(6), &who(A, 8, 0)),
             Attach::Opened(Session(2))
         );
         // A late copy of the ended life's attach yields nothing; a lifetime later there is none.
-        assert_eq!(sessions.attach(at(7), who(A, 7, 0)), Attach::Superseded);
-        assert_eq!(sessions.attach(at(7), who(A, 7, 3)), Attach::Superseded);
-        assert!(sessions.is_superseded(at(2004), who(A, 7, 0)));
-        assert!(!sessions.is_superseded(at(2005), who(A, 7, 0)));
+        assert_eq!(sessions.attach(at(7), &who(A, 7, 0)), Attach::Superseded);
+        assert_eq!(sessions.attach(at(7), &who(A, 7, 3)), Attach::Superseded);
+        assert!(sessions.is_superseded(at(2004), &who(A, 7, 0)));
+        assert!(!sessions.is_superseded(at(2005), &who(A, 7, 0)));
         assert_eq!(
-            sessions.attach(at(2005), who(B, 9, 0)),
+            sessions.attach(at(2005), &who(B, 9, 0)),
             Attach::Opened(Session(3))
         );
     }
@@ -374,19 +422,19 @@ mod tests {
     #[test]
     fn numbers_are_handed_out_when_they_are_durable() {
         let mut sessions = Sessions::new(8, LIFETIME, 40);
-        assert_eq!(sessions.attach(at(0), who(A, 7, 0)), Attach::NotDurable);
+        assert_eq!(sessions.attach(at(0), &who(A, 7, 0)), Attach::NotDurable);
         assert_eq!(sessions.bound_after(2), 42);
         sessions.set_durable_until(42);
         assert_eq!(sessions.numbers_left(), 2);
         for shard in 0..2 {
             assert_eq!(
-                sessions.attach(at(0), who(A, 7, shard)),
+                sessions.attach(at(0), &who(A, 7, shard)),
                 Attach::Opened(Session(40 + u16::from(shard)))
             );
         }
-        assert_eq!(sessions.attach(at(0), who(A, 7, 2)), Attach::NotDurable);
+        assert_eq!(sessions.attach(at(0), &who(A, 7, 2)), Attach::NotDurable);
         assert_eq!(
-            sessions.attach(at(0), who(A, 7, 1)),
+            sessions.attach(at(0), &who(A, 7, 1)),
             Attach::Known(Session(41))
         );
     }

@@ -505,8 +505,7 @@ impl<D: Backing> Blade<D> {
         let mut ended = Vec::new();
         target.sessions.end(
             now,
-            false,
-            |mac, _| !reserved.admits(mac),
+            |mac| !reserved.admits(mac),
             |session, mac, incarnation| ended.push((session, mac, incarnation)),
         );
         for (session, mac, incarnation) in ended {

@@ -10,7 +10,7 @@ use super::api::VoidReason;
 use super::backing::Backing;
 use super::config::SESSION_BLOCK;
 use super::receive::{ReplyTo, Verdict};
-use super::sessions::{Attach, Attacher};
+use super::sessions::{Attach, Attacher, STATIONS_MAX};
 use super::settings::ChangeKind;
 use super::slot::FEATURES;
 use super::{Blade, BladeEvent, index, millis};
@@ -118,16 +118,13 @@ impl<D: Backing> Blade<D> {
         to: &ReplyTo,
         request: &SandrailRepr<'_>,
     ) -> Verdict {
-        let who = Attacher {
-            mac: to.mac,
-            incarnation: request.incarnation,
-            shard: request.shard,
-        };
+        let (incarnation, shard) = (request.incarnation, request.shard);
+        let who = Attacher::new(to.mac, incarnation, shard, request.macs.iter());
         let echo = Echo::of(request);
-        let outcome = match self.may_attach(now, number, to, request, who) {
+        let outcome = match self.may_attach(now, number, to, request, &who) {
             Ok(()) => {
-                self.end_other_lives(now, number, who);
-                let attach = self.targets[number].sessions.attach(now, who);
+                self.end_other_lives(now, number, &who);
+                let attach = self.targets[number].sessions.attach(now, &who);
                 self.end_superfluous(now, number);
                 self.refill_sessions(number);
                 match attach {
@@ -170,13 +167,14 @@ impl<D: Backing> Blade<D> {
         number: usize,
         to: &ReplyTo,
         request: &SandrailRepr<'_>,
-        who: Attacher,
+        who: &Attacher,
     ) -> Result<(), SandrailStatus> {
         let target = &self.targets[number];
         let is_valid = request.incarnation != 0
             && request.features.contains(Features::SESSIONS)
             // Copies that live longer than they are remembered would be executed twice.
             && request.lifetime_ms <= millis(self.config.frame_lifetime)
+            && request.macs.len() <= STATIONS_MAX
             && !to.header.addr.is_wildcard();
         if !is_valid {
             return Err(SandrailStatus::BadArgument);
@@ -191,15 +189,10 @@ impl<D: Backing> Blade<D> {
         Ok(())
     }
 
-    /// A MAC speaks for one life of its process: the sessions of others end, and what they have waiting is thrown away (S5).
-    fn end_other_lives(&mut self, now: Instant, number: usize, who: Attacher) {
-        let mut ended = Vec::new();
-        self.targets[number].sessions.end(
-            now,
-            true,
-            |mac, incarnation| mac == who.mac && incarnation != who.incarnation,
-            |session, _, _| ended.push(session),
-        );
+    /// A process speaks for all its MACs: the sessions of other lives of any of them end, and what they have waiting is thrown away
+    /// (S5).
+    fn end_other_lives(&mut self, now: Instant, number: usize, who: &Attacher) {
+        let ended = self.targets[number].sessions.end_other_lives(now, who);
         if !ended.is_empty() {
             self.bury_sessions(now, number, &ended, VoidReason::NewIncarnation);
         }
