@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bed::{Bed, PAGE_BYTES, VERSION, content, page, version_of};
 use sandrail_memory::cache::{
     AccessError, Cache, CacheConfig, CacheError, Eviction, Fetch, PageId, ReadFault, Refused,
-    Reserve, Reserves, Revocation, ShardFetch, Unchecked, WriteError,
+    Reserve, Reserves, Revocation, ShardFetch, Unchecked, VolumeFault, WriteError,
 };
 use sandrail_memory::{Arena, HugePages};
 
@@ -121,7 +121,10 @@ fn a_bad_page_is_never_served_and_the_error_says_what_was_wrong() {
     let mut wait = pin!(handle.exclusive(page(5)));
     assert!(wait.as_mut().poll(&mut context).is_pending());
     let ticket = bed.shard.poll_read().unwrap();
-    let error = bed.shard.read_done(ticket, Err(6)).unwrap_err();
+    let error = bed
+        .shard
+        .read_done(ticket, Err(VolumeFault::Other(6)))
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "page 5 of volume 3 can't be read: the volume's error 6"
@@ -352,11 +355,11 @@ fn a_failed_write_is_told_kept_and_tried_again() {
     let ticket = bed.shard.poll_write(1).unwrap();
     assert_eq!(ticket.pages(), 2);
     change(&bed, 1, 2);
-    bed.shard.write_done(ticket, Err(6), 2);
+    bed.shard.write_done(ticket, Err(VolumeFault::Other(6)), 2);
     let errors: Vec<WriteError> = std::iter::from_fn(|| bed.shard.poll_error()).collect();
     let wanted = [0, 1].map(|number| WriteError {
         page: page(number),
-        code: 6,
+        fault: VolumeFault::Other(6),
     });
     assert_eq!(errors, wanted);
     assert_eq!(

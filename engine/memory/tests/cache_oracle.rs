@@ -11,7 +11,7 @@ use bed::{Bed, NAME, PAGE_BYTES, VERSION, content, page, version_of};
 use proptest::prelude::*;
 use sandrail_memory::cache::{
     CacheConfig, Eviction, Handle, PageId, Pin, ReadTicket, Refused, Reserve, Reserves, Revocation,
-    ShardFetch, Shared, WriteTicket,
+    ShardFetch, Shared, VolumeFault, WriteTicket,
 };
 
 const PAGES: u64 = 24;
@@ -241,7 +241,11 @@ impl<'h> Run<'h> {
             bytes[PAGE_BYTES / 2] ^= 4;
         }
         self.bed.shard.fill(&mut ticket, 0, &bytes);
-        let result = if fault == 0 { Err(5) } else { Ok(()) };
+        let result = if fault == 0 {
+            Err(VolumeFault::Other(5))
+        } else {
+            Ok(())
+        };
         assert_eq!(self.bed.shard.read_done(ticket, result).is_ok(), fault > 1);
     }
 
@@ -300,10 +304,17 @@ impl<'h> Run<'h> {
         if well {
             self.bed.shard.write_done(ticket, Ok(()), self.now_ns);
         } else {
-            self.bed.shard.write_done(ticket, Err(9), self.now_ns);
+            self.bed
+                .shard
+                .write_done(ticket, Err(VolumeFault::Other(9)), self.now_ns);
             let told: Vec<_> = std::iter::from_fn(|| self.bed.shard.poll_error()).collect();
             assert_eq!(told.len(), versions.len());
-            assert!(told[0].page == first && told.iter().all(|error| error.code == 9));
+            assert!(
+                told[0].page == first
+                    && told
+                        .iter()
+                        .all(|error| error.fault == VolumeFault::Other(9))
+            );
         }
     }
 

@@ -62,7 +62,7 @@ fn resident(shard: &mut CacheShard, number: u64) -> bool {
             shard.read_done(ticket, Ok(())).is_ok()
         }
         ShardFetch::Resident => true,
-        ShardFetch::NoFrame => false,
+        ShardFetch::NoFrame | ShardFetch::Refused(_) => false,
     }
 }
 

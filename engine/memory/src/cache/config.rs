@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::bytes::FrameMemory;
+use super::fault::VolumeFault;
 use super::page::PageId;
 use super::policy::Eviction;
 use crate::arena::ArenaError;
@@ -95,6 +96,8 @@ pub struct CacheConfig {
     pub reserve: Reserves,
     /// Threads and futures that can be parked at once; more poll instead.
     pub waiters_max: u32,
+    /// Pages that a handle has read ahead of a scan, at most; 0 for none.
+    pub ahead_pages_max: u32,
     /// Writing.
     pub write_back: WriteBackConfig,
 }
@@ -114,6 +117,7 @@ impl CacheConfig {
                 recovery: 4,
             },
             waiters_max: 1024,
+            ahead_pages_max: 0,
             write_back: WriteBackConfig::default(),
         }
     }
@@ -180,11 +184,8 @@ pub struct Mismatch {
 /// What was wrong with a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFault {
-    /// The volume did not deliver, with its code.
-    Volume {
-        /// As the volume's driver gave it.
-        code: u32,
-    },
+    /// The volume did not deliver.
+    Volume(VolumeFault),
     /// The check of the page failed.
     Check(Mismatch),
 }
@@ -192,7 +193,7 @@ pub enum ReadFault {
 impl fmt::Display for ReadFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Volume { code } => write!(f, "the volume's error {code}"),
+            Self::Volume(fault) => fault.fmt(f),
             Self::Check(Mismatch { expected, found }) => {
                 write!(f, "checksum {expected:#010x} expected, {found:#010x} found")
             }
@@ -212,12 +213,29 @@ pub struct ReadError {
 
 /// A page that could not be written. It is still in the cache, and dirty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{page} can't be written: the volume's error {code}")]
+#[error("{page} can't be written: {fault}")]
 pub struct WriteError {
     /// The page and its volume.
     pub page: PageId,
-    /// As the volume's driver gave it.
-    pub code: u32,
+    /// Why.
+    pub fault: VolumeFault,
+}
+
+/// Why a page can't be had at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inadmissible {
+    /// Nothing is bound to its volume's number.
+    #[error("the volume is not bound")]
+    Unbound,
+    /// The volume ends before it.
+    #[error("the volume has {pages} pages")]
+    PastEnd {
+        /// How many.
+        pages: u64,
+    },
+    /// What reads and writes its pages has stopped.
+    #[error("the node stopped")]
+    Stopped,
 }
 
 /// Why an access failed that would have waited for its page.
@@ -226,6 +244,14 @@ pub enum AccessError {
     /// The page can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// There is no such page.
+    #[error("there is no {page}: {why}")]
+    Inadmissible {
+        /// The page.
+        page: PageId,
+        /// Why.
+        why: Inadmissible,
+    },
     /// Another party has the page now; it is to be asked for before the next try.
     #[error("{0} was revoked")]
     Revoked(PageId),
@@ -258,6 +284,9 @@ pub enum Refused {
     /// No frame can be had for a new page.
     #[error("no frame can be had")]
     NoFrame,
+    /// There is no such page.
+    #[error("there is no such page: {0}")]
+    Inadmissible(Inadmissible),
 }
 
 /// What the cache needs of whoever has it: the volumes behind it, what a good page is, and when an image may leave.
@@ -266,6 +295,40 @@ pub trait Owner: Send + Sync {
     fn shard_of(&self, page: PageId, shards: u32) -> u32 {
         let _ = (page, shards);
         0
+    }
+
+    /// Whether there is such a page. Asked twice for each page that is not resident, before it is entered and after: a volume
+    /// that is let go of in between has the page refused, or its owner finds it in the cache.
+    ///
+    /// # Errors
+    /// [`Inadmissible`].
+    fn admit(&self, page: PageId) -> Result<(), Inadmissible> {
+        let _ = page;
+        Ok(())
+    }
+
+    /// Whether the page may be changed. Asked when it has been read.
+    fn writable(&self, page: PageId) -> bool {
+        let _ = page;
+        true
+    }
+
+    /// Whether a write of the page may begin now, as far as the volume is concerned. Asked again later after a no.
+    fn takes_writes(&self, page: PageId) -> bool {
+        let _ = page;
+        true
+    }
+
+    /// What a page that was just written carries from now on: a number above 0 if its volume may still lose it, by which
+    /// [`super::Cache::unflushed`] finds it.
+    fn epoch(&self, page: PageId) -> u32 {
+        let _ = page;
+        0
+    }
+
+    /// A page left the cache that carried such a number.
+    fn gone_unflushed(&self, page: PageId, epoch: u32) {
+        let _ = (page, epoch);
     }
 
     /// Whether a page that was read is good. Called once a read, on the shard.
@@ -293,6 +356,12 @@ pub trait Owner: Send + Sync {
     /// There is something for the shard to do. Called after it was put where [`super::CacheShard`] finds it.
     fn wake_shard(&self, shard: u32) {
         let _ = shard;
+    }
+
+    /// Whether the shard turns no more. Asked after it was woken: what it was asked for fails then.
+    fn is_over(&self, shard: u32) -> bool {
+        let _ = shard;
+        false
     }
 }
 

@@ -135,6 +135,11 @@ impl Exclusive<'_> {
         self.inner.memory().words(self.frame)[index].store(value.to_le(), Ordering::Relaxed);
     }
 
+    /// The page is to be written, changed or not.
+    pub fn set_dirty(&mut self) {
+        self.changed = true;
+    }
+
     /// Whether the page was revoked: its holder should come to an end with it.
     #[must_use]
     pub fn is_revoked(&self) -> bool {

@@ -6,10 +6,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::ahead::Run;
 use super::bytes::View;
-use super::config::Refused;
+use super::config::{Inadmissible, Refused};
 use super::guards::{Exclusive, Optimistic, Pin, Shared};
-use super::inner::{Asked, Inner};
+use super::inner::{Asked, Inner, Purpose};
 use super::page::PageId;
 use super::residency::Obstacle;
 use super::stat::HandleCounts;
@@ -27,6 +28,8 @@ pub enum Fetch {
     Asked,
     /// No frame can be had now.
     NoFrame,
+    /// There is no such page.
+    Refused(Inadmissible),
 }
 
 /// One thread's access to a cache: counts its hits, and can be sent to another thread, but not shared.
@@ -38,7 +41,9 @@ pub struct Handle {
     counts: Arc<HandleCounts>,
     shard: u32,
     /// What a use adds up to: 0 while scanning.
-    most: Cell<u8>,
+    most: Cell<i8>,
+    /// Whether it reads one page after the other.
+    pub(crate) run: Run,
     not_shared: PhantomData<Cell<()>>,
 }
 
@@ -55,6 +60,7 @@ impl Handle {
         Self {
             counts: inner.register(shard),
             most: Cell::new(inner.used_max),
+            run: Run::new(inner.config.ahead_pages_max),
             inner,
             shard,
             not_shared: PhantomData,
@@ -84,7 +90,9 @@ impl Handle {
     pub fn peek(&self, page: PageId) -> Result<Optimistic<'_>, Refused> {
         let inner = &*self.inner;
         let (frame, place, seen) = inner.residency.peek(page, page.hash()).map_err(refused)?;
-        inner.touch(frame, self.most.get());
+        if inner.touch(frame, self.most.get()) {
+            self.used_ahead(page);
+        }
         self.counts.hits.add_one();
         Ok(Optimistic {
             inner,
@@ -146,7 +154,9 @@ impl Handle {
     pub(crate) fn shared_now(&self, page: PageId) -> Result<Shared<'_>, Obstacle> {
         let inner = &*self.inner;
         let (frame, _) = inner.residency.share(page, page.hash())?;
-        inner.touch(frame, self.most.get());
+        if inner.touch(frame, self.most.get()) {
+            self.used_ahead(page);
+        }
         self.counts.hits.add_one();
         Ok(Shared { inner, page, frame })
     }
@@ -161,7 +171,10 @@ impl Handle {
 
     pub(crate) fn exclusive_now(&self, page: PageId) -> Result<Exclusive<'_>, Obstacle> {
         let inner = &*self.inner;
-        let frame = inner.exclude(page, self.most.get())?;
+        let frame = inner.exclude(page)?;
+        if inner.touch(frame, self.most.get()) {
+            self.used_ahead(page);
+        }
         self.counts.hits.add_one();
         Ok(Exclusive {
             inner,
@@ -183,7 +196,9 @@ impl Handle {
     pub(crate) fn pin_now(&self, page: PageId) -> Result<Pin<'_>, Obstacle> {
         let inner = &*self.inner;
         let (frame, _) = inner.residency.pin(page, page.hash())?;
-        inner.touch(frame, self.most.get());
+        if inner.touch(frame, self.most.get()) {
+            self.used_ahead(page);
+        }
         self.counts.hits.add_one();
         Ok(Pin { inner, page, frame })
     }
@@ -203,13 +218,23 @@ impl Handle {
         Acquire::new(self, page)
     }
 
-    /// Has the page read if it is not resident, and does not wait for it: read-ahead.
+    /// Has the page read if it is not resident, and does not wait for it.
     pub fn fetch(&self, page: PageId) -> Fetch {
-        match self.inner.ask_shard(page) {
+        match self.inner.ask_shard(page, Purpose::Read) {
             Asked::Frame(_) => Fetch::Asked,
             Asked::Exists => Fetch::Resident,
             Asked::NoFrame => Fetch::NoFrame,
+            Asked::Refused(why) => Fetch::Refused(why),
         }
+    }
+
+    /// A page that is not resident: it is asked for, and if pages were asked for in their order so far, so are the next ones.
+    pub(crate) fn ask(&self, page: PageId) -> Asked {
+        let asked = self.inner.ask_shard(page, Purpose::Read);
+        if let Asked::Frame(_) = asked {
+            self.missed(page);
+        }
+        asked
     }
 
     /// A page that nothing has to be read for: of zeros, latched, and dirty when it is released.
@@ -217,9 +242,13 @@ impl Handle {
     /// # Errors
     /// [`Refused::Busy`] if it is resident, [`Refused::NoFrame`] if no frame can be had.
     pub fn create(&self, page: PageId) -> Result<Exclusive<'_>, Refused> {
-        match self.inner.ask(page, false, false) {
+        if !self.inner.owner.writable(page) {
+            return Err(Refused::ReadOnly);
+        }
+        match self.inner.ask(page, Purpose::Create) {
             Asked::Exists => Err(Refused::Busy),
             Asked::NoFrame => Err(Refused::NoFrame),
+            Asked::Refused(why) => Err(Refused::Inadmissible(why)),
             Asked::Frame(frame) => {
                 for word in self.inner.memory().words(frame) {
                     // Relaxed: the latch's release publishes it.

@@ -5,18 +5,19 @@
 )]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 
 use super::bytes::FrameMemory;
-use super::config::{CacheConfig, Owner, ReadError, ReadFault, Reserve, WriteError};
+use super::config::{CacheConfig, Inadmissible, Owner, ReadError, ReadFault, Reserve, WriteError};
+use super::fault::VolumeFault;
 use super::page::PageId;
 use super::policy::{Candidate, Frames, Policy, STEPS_MAX};
 use super::residency::{Going, Kept, Obstacle, Residency};
 use super::stat::{Counts, HandleCounts, Registry};
 use super::waiters::{News, Waiters};
-use super::word::{DIRTY, EXCLUSIVE, REVOKED, Snapshot, WAITERS, WRITING};
+use super::word::{DIRTY, EXCLUSIVE, IMAGE, READ_ONLY, REVOKED, Snapshot, WAITERS, WRITING};
 
 /// The most pages that are evicted at once.
 const BATCH_MAX: usize = 8;
@@ -39,6 +40,10 @@ pub(crate) struct Cold {
     pub(crate) not_before_ns: AtomicU64,
     /// What the volume said to the last attempt to write the page, plus one; 0 for nothing.
     pub(crate) write_error: AtomicU64,
+    /// What the owner said when the page was written last; 0: its volume can't lose it.
+    pub(crate) epoch: AtomicU32,
+    /// A bit for each flush that waits for this frame to be written. Only the shard's thread looks at it.
+    pub(crate) flushes: AtomicU32,
 }
 
 /// What a shard of the cache shares with other threads.
@@ -67,12 +72,12 @@ pub(crate) struct ShardShared {
 
 pub(crate) struct Inner {
     pub(crate) config: CacheConfig,
-    pub(crate) used_max: u8,
+    pub(crate) used_max: i8,
     pub(crate) residency: Residency<FrameMemory>,
     pub(crate) waiters: Waiters,
     /// How often each frame's page was used lately, up to the policy's most. Apart from the words, and dense, since whoever
-    /// looks for a victim reads many of them and writes them.
-    used: Box<[AtomicU8]>,
+    /// looks for a victim reads many of them and writes them. [`AHEAD`] for one that was read ahead and not used yet.
+    used: Box<[AtomicI8]>,
     /// The frame that the token of this number names, and the reverse. Both are permuted when a page moves.
     frame_of_token: Box<[AtomicU32]>,
     token_of_frame: Box<[AtomicU32]>,
@@ -100,7 +105,25 @@ pub(crate) enum Asked {
     Exists,
     /// No frame can be had right now.
     NoFrame,
+    /// There is no such page.
+    Refused(Inadmissible),
 }
+
+/// What a page is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Somebody wants it.
+    Read,
+    /// Somebody may want it soon.
+    Ahead,
+    /// Recovery wants it.
+    Recovery,
+    /// It is made, and not read.
+    Create,
+}
+
+/// How often a page was used that was read ahead. Below zero, so that the first use of it is found without another look.
+const AHEAD: i8 = i8::MIN;
 
 impl ShardShared {
     fn new(config: &CacheConfig, index: u32) -> Self {
@@ -149,7 +172,7 @@ impl Inner {
             used_max: Policy::used_max(config.eviction),
             residency: Residency::new(frames, memory),
             waiters: Waiters::new(frames + config.shards, config.waiters_max),
-            used: (0..frames).map(|_| AtomicU8::new(0)).collect(),
+            used: (0..frames).map(|_| AtomicI8::new(0)).collect(),
             frame_of_token: (0..frames).map(AtomicU32::new).collect(),
             token_of_frame: (0..frames).map(AtomicU32::new).collect(),
             cold: (0..frames)
@@ -160,6 +183,8 @@ impl Inner {
                     dirty_since_ns: AtomicU64::new(0),
                     not_before_ns: AtomicU64::new(0),
                     write_error: AtomicU64::new(0),
+                    epoch: AtomicU32::new(0),
+                    flushes: AtomicU32::new(0),
                 })
                 .collect(),
             shards: (0..config.shards)
@@ -190,6 +215,14 @@ impl Inner {
         self.shard(frame / self.shard_frames)
     }
 
+    /// The pages of a volume that are in frames, as of the moment that each is looked at.
+    pub(crate) fn pages_of(&self, volume: u32) -> impl Iterator<Item = (PageId, u32)> + '_ {
+        (0..self.config.frames_all()).filter_map(move |frame| {
+            let page = self.residency.page(frame)?;
+            (page.volume() == volume).then_some((page, frame))
+        })
+    }
+
     /// The shard that reads and writes the page.
     pub(crate) fn shard_of_page(&self, page: PageId) -> &ShardShared {
         let index = self.owner.shard_of(page, self.config.shards);
@@ -211,15 +244,44 @@ impl Inner {
         self.token_of_frame[frame as usize].load(Ordering::Acquire) - shard.first
     }
 
-    /// Notes a use, up to `most`. Lossy on purpose: no exchange, and nothing is written once enough uses are noted.
+    /// Notes a use, up to `most`. Lossy on purpose: no exchange, and nothing is written once enough uses are noted. Whether it
+    /// is the first use of a page that was read ahead.
     #[inline]
-    pub(crate) fn touch(&self, frame: u32, most: u8) {
+    pub(crate) fn touch(&self, frame: u32, most: i8) -> bool {
         let used = &self.used[frame as usize];
         // Relaxed: a hint for eviction, nothing is read on the strength of it.
         let seen = used.load(Ordering::Relaxed);
         if seen < most {
-            used.store(seen + 1, Ordering::Relaxed);
+            used.store(
+                if seen < 0 { most.min(1) } else { seen + 1 },
+                Ordering::Relaxed,
+            );
+            return seen < 0;
         }
+        false
+    }
+
+    /// The clock of the frame's shard, as of its last turn.
+    pub(crate) fn now_ns(&self, frame: u32) -> u64 {
+        self.shard_of_frame(frame).now_ns.load(Ordering::Relaxed)
+    }
+
+    /// Has the shard look at what was put where it finds it. If it turns no more, whoever waits is told.
+    pub(crate) fn wake_shard(&self, shard: &ShardShared) {
+        self.owner.wake_shard(shard.index);
+        if self.owner.is_over(shard.index) {
+            self.abandon(shard);
+        }
+    }
+
+    /// The shard turns no more: what it was asked for fails, and who waits for a frame looks again.
+    pub(crate) fn abandon(&self, shard: &ShardShared) {
+        while let Some(frame) = shard.reads.pop() {
+            if let Some(page) = self.residency.page(frame) {
+                let _ = self.read_done(page, frame, Err(VolumeFault::Stopped));
+            }
+        }
+        self.waiters.wake(self.frames_list(shard), News::Look, 0);
     }
 
     /// The list of those who wait for any frame of a shard.
@@ -306,29 +368,42 @@ impl Inner {
     }
 
     /// Finds a frame for the page and enters it, once whoever asks.
-    pub(crate) fn ask(&self, page: PageId, reading: bool, recovery: bool) -> Asked {
+    pub(crate) fn ask(&self, page: PageId, purpose: Purpose) -> Asked {
         let hash = page.hash();
         if self.residency.locate(page, hash).is_some() {
             return Asked::Exists;
         }
+        if let Err(why) = self.owner.admit(page) {
+            return Asked::Refused(why);
+        }
         let shard = self.shard_of_page(page);
         shard.policy.hint(hash);
         let reserve = || {
-            let reserve = recovery.then_some(Reserve::Recovery)?;
+            let reserve = (purpose == Purpose::Recovery).then_some(Reserve::Recovery)?;
             self.reserved(shard, reserve)
         };
         let Some(frame) = self.take_frame(shard).or_else(reserve) else {
             shard.counts.no_frame.add(1);
             return Asked::NoFrame;
         };
-        self.used[frame as usize].store(0, Ordering::Relaxed);
+        let ahead = purpose == Purpose::Ahead;
+        self.used[frame as usize].store(if ahead { AHEAD } else { 0 }, Ordering::Relaxed);
         let cold = self.cold(frame);
+        cold.epoch.store(0, Ordering::Relaxed);
         cold.image_under_way.store(false, Ordering::Relaxed);
         cold.write_error.store(0, Ordering::Relaxed);
         cold.not_before_ns.store(0, Ordering::Relaxed);
-        match self.residency.install(page, hash, frame, reading) {
+        match self
+            .residency
+            .install(page, hash, frame, purpose != Purpose::Create)
+        {
             Ok(()) => {
-                shard.counts.misses.add(1);
+                if let Err(why) = self.still_there(page, shard) {
+                    self.withdraw(page, frame, News::Look);
+                    return Asked::Refused(why);
+                }
+                let counts = &shard.counts;
+                if ahead { &counts.ahead } else { &counts.misses }.add(1);
                 Asked::Frame(frame)
             }
             Err(_) => {
@@ -338,14 +413,37 @@ impl Inner {
         }
     }
 
+    /// Whether the page that was just entered still is this shard's: its volume may have been let go of, or be another one
+    /// by now.
+    fn still_there(&self, page: PageId, shard: &ShardShared) -> Result<(), Inadmissible> {
+        // Partner: the fence of whoever lets a volume go, between closing it and looking for its pages. Either that look
+        // sees the page, or this one sees it closed.
+        fence(Ordering::SeqCst);
+        self.owner.admit(page)?;
+        if self.shard_of_page(page).index == shard.index {
+            Ok(())
+        } else {
+            Err(Inadmissible::Unbound)
+        }
+    }
+
+    /// Takes a page out again that could not be read; the frame is free.
+    fn withdraw(&self, page: PageId, frame: u32, news: News) {
+        let before = self.residency.withdraw(page.hash(), frame);
+        if before.has(WAITERS) {
+            self.waiters.wake(frame, news, page.to_bits());
+        }
+        self.give_frame(self.shard_of_frame(frame), frame);
+    }
+
     /// As [`Self::ask`] for any thread: the shard is told to read.
-    pub(crate) fn ask_shard(&self, page: PageId) -> Asked {
-        let asked = self.ask(page, true, false);
+    pub(crate) fn ask_shard(&self, page: PageId, purpose: Purpose) -> Asked {
+        let asked = self.ask(page, purpose);
         if let Asked::Frame(frame) = asked {
             let shard = self.shard_of_frame(frame);
             let pushed = shard.reads.push(frame);
             assert!(pushed.is_ok(), "the queue has room for every frame");
-            self.owner.wake_shard(shard.index);
+            self.wake_shard(shard);
         }
         asked
     }
@@ -355,21 +453,22 @@ impl Inner {
         &self,
         page: PageId,
         frame: u32,
-        result: Result<(), u32>,
+        result: Result<(), VolumeFault>,
     ) -> Result<(), ReadError> {
         let shard = self.shard_of_frame(frame);
-        let checked = result
-            .map_err(|code| ReadFault::Volume { code })
-            .and_then(|()| {
-                // SAFETY: the frame is exclusive and being read into by the caller, who has finished.
-                let bytes = unsafe { self.memory().bytes(frame) };
-                self.owner.check(page, bytes).map_err(ReadFault::Check)
-            });
-        let hash = page.hash();
+        let checked = result.map_err(ReadFault::Volume).and_then(|()| {
+            // SAFETY: the frame is exclusive and being read into by the caller, who has finished.
+            let bytes = unsafe { self.memory().bytes(frame) };
+            self.owner.check(page, bytes).map_err(ReadFault::Check)
+        });
         match checked {
             Ok(()) => {
                 shard.counts.reads.add(1);
-                shard.policy.admit(self.token_of(shard, frame), hash);
+                shard.policy.admit(self.token_of(shard, frame), page.hash());
+                if !self.owner.writable(page) {
+                    // Nobody has the page yet.
+                    self.residency.word(frame).change(0, READ_ONLY, false);
+                }
                 let before = self.residency.publish(frame);
                 self.after_release(page, frame, before);
                 Ok(())
@@ -377,14 +476,10 @@ impl Inner {
             Err(fault) => {
                 shard.counts.read_errors.add(1);
                 let news = match &fault {
-                    ReadFault::Volume { code } => News::Volume(*code),
+                    ReadFault::Volume(fault) => News::Volume(fault.pack()),
                     ReadFault::Check(wrong) => News::Check(wrong.expected, wrong.found),
                 };
-                let before = self.residency.withdraw(hash, frame);
-                if before.has(WAITERS) {
-                    self.waiters.wake(frame, news, page.to_bits());
-                }
-                self.give_frame(shard, frame);
+                self.withdraw(page, frame, news);
                 Err(ReadError { page, fault })
             }
         }
@@ -438,10 +533,18 @@ impl Inner {
     /// The frame has become dirty: counted if it was not, and in the order if it is not there yet.
     pub(crate) fn now_dirty(&self, frame: u32, before: Snapshot) {
         let shard = self.shard_of_frame(frame);
-        if !before.has(DIRTY) {
-            shard.dirty_pages.fetch_add(1, Ordering::Relaxed);
-        }
         self.queue_dirty(shard, frame);
+        if !before.has(DIRTY) {
+            self.count_dirty(shard);
+        }
+    }
+
+    /// One more dirty page. A shard that has slept since it wrote the last one, or that has to write early, is told.
+    fn count_dirty(&self, shard: &ShardShared) {
+        let before = shard.dirty_pages.fetch_add(1, Ordering::Relaxed);
+        if before == 0 || before == u64::from(self.config.write_back.dirty_pages_max) {
+            self.wake_shard(shard);
+        }
     }
 
     fn queue_dirty(&self, shard: &ShardShared, frame: u32) {
@@ -457,7 +560,7 @@ impl Inner {
         let shard = self.shard_of_frame(frame);
         // A full queue holds enough to hurry; the caller asks again.
         let _ = shard.urgent.push(frame);
-        self.owner.wake_shard(shard.index);
+        self.wake_shard(shard);
     }
 
     /// Removes a revoked page if this was its last use.
@@ -473,9 +576,8 @@ impl Inner {
 
     /// The exclusive latch of a page whose bytes may be changed where they are. A page that is on its way to the volume
     /// moves to a reserved frame first; the bytes that are under way stay as they are.
-    pub(crate) fn exclude(&self, page: PageId, most: u8) -> Result<u32, Obstacle> {
+    pub(crate) fn exclude(&self, page: PageId) -> Result<u32, Obstacle> {
         let (frame, seen) = self.residency.exclude(page, page.hash())?;
-        self.touch(frame, most);
         if !seen.has(WRITING) {
             return Ok(frame);
         }
@@ -497,6 +599,8 @@ impl Inner {
         new.write_error
             .store(old.write_error.load(Ordering::Relaxed), Ordering::Relaxed);
         new.image_under_way.store(true, Ordering::Relaxed);
+        new.epoch
+            .store(old.epoch.load(Ordering::Relaxed), Ordering::Relaxed);
         old.moved_to.store(to, Ordering::Relaxed);
         let token = |frame: u32| &self.token_of_frame[frame as usize];
         let tokens = [from, to].map(|frame| token(frame).load(Ordering::Acquire));
@@ -513,8 +617,8 @@ impl Inner {
             // Its write failed while it was being moved.
             shard.dirty_pages.fetch_sub(1, Ordering::Relaxed);
         }
-        shard.dirty_pages.fetch_add(1, Ordering::Relaxed);
         self.queue_dirty(shard, to);
+        self.count_dirty(shard);
         if !seen.has(WRITING) {
             new.image_under_way.store(false, Ordering::Relaxed);
             self.give_reserved(shard, Reserve::WriteBack, from);
@@ -551,12 +655,13 @@ impl Frames for ShardFrames<'_> {
         if seen > 0 {
             used.store(if all { 0 } else { seen - 1 }, Ordering::Relaxed);
         }
-        seen
+        u8::try_from(seen).unwrap_or(0)
     }
 
     fn used(&self, token: u32) -> u8 {
         let frame = self.inner.frame_of(self.shard, token);
-        self.inner.used[frame as usize].load(Ordering::Relaxed)
+        let used = self.inner.used[frame as usize].load(Ordering::Relaxed);
+        u8::try_from(used).unwrap_or(0)
     }
 }
 
@@ -570,8 +675,8 @@ impl ShardFrames<'_> {
                 if evicted.wake {
                     inner.wake(frame);
                 }
-                if evicted.page.is_some() {
-                    self.shard.counts.evictions.add(1);
+                if let Some(page) = evicted.page {
+                    inner.count_gone(self.shard, page, frame);
                 }
                 if inner.token_of(self.shard, frame) != token {
                     // The token's page had moved away, and this is another page's frame. It is left empty, for its own
@@ -617,10 +722,71 @@ impl Inner {
         self.queue_dirty(self.shard_of_frame(frame), frame);
     }
 
+    /// A page has made room.
+    fn count_gone(&self, shard: &ShardShared, page: PageId, frame: u32) {
+        shard.counts.evictions.add(1);
+        if self.used[frame as usize].load(Ordering::Relaxed) == AHEAD {
+            shard.counts.ahead_wasted.add(1);
+        }
+        self.left(page, frame);
+    }
+
+    /// A page has left its frame: if its volume may still lose it, this was the last copy.
+    pub(crate) fn left(&self, page: PageId, frame: u32) {
+        let epoch = self.cold(frame).epoch.swap(0, Ordering::SeqCst);
+        if epoch != 0 {
+            self.owner.gone_unflushed(page, epoch);
+        }
+    }
+
+    /// The end of a page's write. An image has no page; what became of it is noted where its page is. Whether it was one.
+    pub(crate) fn write_ended(
+        &self,
+        page: PageId,
+        frame: u32,
+        result: Result<(), VolumeFault>,
+        now_ns: u64,
+    ) -> bool {
+        let shard = self.shard_of_frame(frame);
+        if result.is_ok() {
+            // Before the word says so: until then the frame is this page's, or its image's, whose page is dirty again.
+            let cold = self.cold(frame);
+            // SeqCst: partner is the swap in `left`, by who revokes after marking the word. One of the two finds it.
+            cold.epoch.swap(self.owner.epoch(page), Ordering::SeqCst);
+            if self.residency.word(frame).load().has(REVOKED) {
+                self.left(page, frame);
+            }
+        }
+        let before = self.residency.end_write(frame, result.is_ok());
+        // Only now, and acquired with the word: the page may move away until the word says that the write has ended.
+        let moved_to = self.cold(frame).moved_to.load(Ordering::Relaxed);
+        let holder = if before.has(IMAGE) { moved_to } else { frame };
+        let cold = self.cold(holder);
+        if let Err(fault) = result {
+            shard.counts.write_errors.add(1);
+            cold.write_error
+                .store(u64::from(fault.pack()) + 1, Ordering::Relaxed);
+            let retry = now_ns.saturating_add(self.config.write_back.retry_ns);
+            cold.not_before_ns.store(retry, Ordering::Relaxed);
+            if !before.has(IMAGE) {
+                self.now_dirty(frame, before);
+            }
+        } else {
+            cold.write_error.store(0, Ordering::Relaxed);
+        }
+        if before.has(IMAGE) {
+            cold.image_under_way.store(false, Ordering::Relaxed);
+            self.give_reserved(shard, Reserve::WriteBack, frame);
+        }
+        // An image is not revoked; its page is, where it is now.
+        self.after_release(page, frame, before);
+        before.has(IMAGE)
+    }
+
     pub(crate) fn write_error(&self, page: PageId) -> Option<WriteError> {
         let (frame, _) = self.residency.locate(page, page.hash())?;
         let code = self.cold(frame).write_error.load(Ordering::Relaxed);
-        let code = u32::try_from(code.checked_sub(1)?).ok()?;
-        Some(WriteError { page, code })
+        let fault = VolumeFault::unpack(u32::try_from(code.checked_sub(1)?).ok()?);
+        Some(WriteError { page, fault })
     }
 }

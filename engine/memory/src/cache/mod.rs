@@ -25,9 +25,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ahead;
 mod bytes;
 mod check;
 mod config;
+mod fault;
 mod guards;
 mod handle;
 mod inner;
@@ -42,6 +44,7 @@ mod sync;
 mod table;
 #[cfg(test)]
 mod table_tests;
+mod transfer;
 mod wait;
 mod waiters;
 mod word;
@@ -52,23 +55,27 @@ use std::sync::Arc;
 use bytes::FrameMemory;
 use inner::Inner;
 use residency::Going;
+use word::{DIRTY, WRITING};
 
 use crate::arena::Arena;
 
 pub use bytes::View;
 pub use check::Checksum;
 pub use config::{
-    AccessError, CacheConfig, CacheError, MERGE_PAGES_MAX, Mismatch, Owner, PAGE_SIZES_BYTES,
-    ReadError, ReadFault, Refused, Reserve, Reserves, Unchecked, WriteBackConfig, WriteError,
+    AccessError, CacheConfig, CacheError, Inadmissible, MERGE_PAGES_MAX, Mismatch, Owner,
+    PAGE_SIZES_BYTES, ReadError, ReadFault, Refused, Reserve, Reserves, Unchecked, WriteBackConfig,
+    WriteError,
 };
+pub use fault::VolumeFault;
 pub use guards::{Exclusive, Optimistic, Pin, Shared};
 pub use handle::{Fetch, Handle};
 pub use page::{FrameId, PageId};
 pub use policy::Eviction;
 pub use shard::{CacheShard, ReadTicket, ReservedFrame, ShardFetch};
 pub use stat::ShardStat;
+pub use transfer::{PageRead, PageWrite};
 pub use wait::{Acquire, Downgraded, Gone, Operation};
-pub use writeback::WriteTicket;
+pub use writeback::{FlushId, WriteTicket};
 
 /// A cache. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -83,6 +90,17 @@ pub enum Revocation {
     Done,
     /// Somebody still has a guard or a pin, or it is not written yet. New accesses are refused already.
     Pending,
+}
+
+/// What there is of a volume in a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Its pages in frames.
+    pub pages: usize,
+    /// Those that are dirty, or just being written.
+    pub dirty: usize,
+    /// One of them.
+    pub one_dirty: Option<PageId>,
 }
 
 impl Cache {
@@ -143,6 +161,45 @@ impl Cache {
     /// Gives the right to change the page back, if it is resident.
     pub fn upgrade(&self, page: PageId) {
         let _ = self.inner.residency.set_read_only(page, page.hash(), false);
+    }
+
+    /// Pages of a volume that are in frames, and how many of these are dirty or on their way to the volume. Looks at every
+    /// frame's head.
+    #[must_use]
+    pub fn resident(&self, volume: u32) -> Resident {
+        let mut found = Resident::default();
+        for (page, frame) in self.inner.pages_of(volume) {
+            let word = self.inner.residency.word(frame).load();
+            found.pages += 1;
+            if word.has(DIRTY | WRITING) {
+                found.dirty += 1;
+                found.one_dirty = found.one_dirty.or(Some(page));
+            }
+        }
+        found
+    }
+
+    /// Revokes all pages of a volume, as [`Cache::revoke`] does one. How many are left, to be called again for.
+    pub fn revoke_volume(&self, volume: u32, discard: bool) -> usize {
+        // Partner: the fence between a page's entry and the second look at its volume.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.inner
+            .pages_of(volume)
+            .filter(|(page, _)| self.revoke(*page, discard) == Revocation::Pending)
+            .count()
+    }
+
+    /// Pages of a volume that were written with a number above `epoch` ([`Owner::epoch`]): those that their volume may have
+    /// lost. Looks at every frame's head.
+    pub fn unflushed(&self, volume: u32, epoch: u32) -> impl Iterator<Item = PageId> + '_ {
+        self.inner
+            .pages_of(volume)
+            .filter(move |(_, frame)| {
+                // Relaxed: who asks has learnt of a loss that came after the writes.
+                let written = &self.inner.cold(*frame).epoch;
+                written.load(std::sync::atomic::Ordering::Relaxed) > epoch
+            })
+            .map(|(page, _)| page)
     }
 
     /// What the volume said when the page was last written, if that failed and has not succeeded since.

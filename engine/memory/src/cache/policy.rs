@@ -54,7 +54,7 @@ impl Policy {
     }
 
     /// How many uses it wants to be told of.
-    pub(crate) fn used_max(eviction: Eviction) -> u8 {
+    pub(crate) fn used_max(eviction: Eviction) -> i8 {
         match eviction {
             Eviction::Clock => 1,
             Eviction::S3Fifo => 3,

@@ -18,6 +18,7 @@ impl Inner {
         let shard = self.shard_of_frame(frame);
         if !before.has(REVOKED) {
             shard.counts.revoked.add(1);
+            self.left(page, frame);
         }
         if before.has(DIRTY) {
             if discard {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bytes::copy_in;
-use super::config::{ReadError, Reserve};
-use super::inner::{Asked, Inner};
+use super::config::{Inadmissible, ReadError, Reserve};
+use super::fault::VolumeFault;
+use super::inner::{Asked, Inner, Purpose};
 use super::page::{FrameId, PageId};
 use super::stat::ShardStat;
 use super::waiters::News;
@@ -28,6 +29,10 @@ impl ReadTicket {
         self.page
     }
 
+    pub(crate) fn parts(self) -> (PageId, u32) {
+        (self.page, self.frame)
+    }
+
     /// The frame.
     #[must_use]
     pub fn frame(&self) -> FrameId {
@@ -44,6 +49,8 @@ pub enum ShardFetch {
     Resident,
     /// No frame can be had now.
     NoFrame,
+    /// There is no such page.
+    Refused(Inadmissible),
 }
 
 /// A reserved frame, in the hands of the log or of recovery. It goes back when dropped.
@@ -152,12 +159,12 @@ impl CacheShard {
 
     /// A miss on the shard's own thread: the caller reads at once, nothing is queued.
     pub fn fetch(&mut self, page: PageId) -> ShardFetch {
-        self.asked(page, self.inner.ask(page, true, false))
+        self.asked(page, self.inner.ask(page, Purpose::Read))
     }
 
     /// As [`CacheShard::fetch`] for recovery, which may have the frames reserved for it (S20).
     pub fn fetch_for_recovery(&mut self, page: PageId) -> ShardFetch {
-        self.asked(page, self.inner.ask(page, true, true))
+        self.asked(page, self.inner.ask(page, Purpose::Recovery))
     }
 
     fn asked(&self, page: PageId, asked: Asked) -> ShardFetch {
@@ -166,6 +173,7 @@ impl CacheShard {
             Asked::Frame(frame) => ShardFetch::Read(ReadTicket { page, frame }),
             Asked::Exists => ShardFetch::Resident,
             Asked::NoFrame => ShardFetch::NoFrame,
+            Asked::Refused(why) => ShardFetch::Refused(why),
         }
     }
 
@@ -177,7 +185,7 @@ impl CacheShard {
         copy_in(self.inner.memory().words(ticket.frame), offset_bytes, from);
     }
 
-    /// The page has arrived, or the volume said no (with its code). A page whose check fails is not served; those who wait
+    /// The page has arrived, or the volume said why not. A page whose check fails is not served; those who wait
     /// for it are told what the caller is told.
     ///
     /// # Errors
@@ -185,7 +193,7 @@ impl CacheShard {
     pub fn read_done(
         &mut self,
         ticket: ReadTicket,
-        result: Result<(), u32>,
+        result: Result<(), VolumeFault>,
     ) -> Result<(), ReadError> {
         let ReadTicket { page, frame } = ticket;
         self.inner.read_done(page, frame, result)

@@ -34,6 +34,8 @@ impl OwnCount {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) misses: Count,
+    pub(crate) ahead: Count,
+    pub(crate) ahead_wasted: Count,
     pub(crate) reads: Count,
     pub(crate) read_errors: Count,
     pub(crate) evictions: Count,
@@ -55,17 +57,25 @@ pub(crate) struct HandleCounts {
     pub(crate) repeats: OwnCount,
     /// Times that a handle found a page latched, or being read for somebody else.
     pub(crate) waits: OwnCount,
+    /// Pages that were read ahead and that this handle was the first to use.
+    pub(crate) ahead_used: OwnCount,
 }
 
 #[derive(Debug, Default)]
 struct ShardHandles {
     open: Vec<Arc<HandleCounts>>,
     /// What handles had counted that are closed by now.
-    closed: [u64; 3],
+    closed: [u64; 4],
 }
 
-fn read(counts: &HandleCounts) -> [u64; 3] {
-    [&counts.hits, &counts.repeats, &counts.waits].map(|count| count.0.load(Ordering::Relaxed))
+fn read(counts: &HandleCounts) -> [u64; 4] {
+    [
+        &counts.hits,
+        &counts.repeats,
+        &counts.waits,
+        &counts.ahead_used,
+    ]
+    .map(|count| count.0.load(Ordering::Relaxed))
 }
 
 /// The handles' counters, by shard. Locked only to open and close a handle, and to report.
@@ -95,7 +105,7 @@ impl Registry {
         }
     }
 
-    fn sums(&self, shard: u32) -> [u64; 3] {
+    fn sums(&self, shard: u32) -> [u64; 4] {
         let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shard = &shards[shard as usize];
         let mut sums = shard.closed;
@@ -119,6 +129,12 @@ pub struct ShardStat {
     pub waits: u64,
     /// Pages that were not resident and were asked for: one read each.
     pub misses: u64,
+    /// Pages that were asked for ahead of their use: one read each.
+    pub ahead: u64,
+    /// Those of them that were used, by the handles of this shard.
+    pub ahead_used: u64,
+    /// Those of them that made room for others before anybody used them.
+    pub ahead_wasted: u64,
     /// Pages read and found good.
     pub reads: u64,
     /// Pages that the volume did not deliver, or whose check failed.
@@ -153,12 +169,15 @@ impl ShardStat {
         dirty_pages: u64,
         dirty_age_ns: u64,
     ) -> Self {
-        let [hits, repeats, waits] = registry.sums(shard);
+        let [hits, repeats, waits, ahead_used] = registry.sums(shard);
         Self {
             hits,
             repeats,
             waits,
             misses: counts.misses.get(),
+            ahead: counts.ahead.get(),
+            ahead_used,
+            ahead_wasted: counts.ahead_wasted.get(),
             reads: counts.reads.get(),
             read_errors: counts.read_errors.get(),
             evictions: counts.evictions.get(),

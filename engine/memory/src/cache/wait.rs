@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
 use super::config::{AccessError, Mismatch, ReadError, ReadFault};
+use super::fault::VolumeFault;
 use super::guards::{Exclusive, Pin, Shared};
 use super::handle::Handle;
 use super::inner::{Asked, Inner};
@@ -150,7 +151,7 @@ impl<'h, O: Operation<'h>> Acquire<'h, O> {
         let fault = match news {
             News::Look => return None,
             News::Revoked => return Some(AccessError::Revoked(page)),
-            News::Volume(code) => ReadFault::Volume { code },
+            News::Volume(code) => ReadFault::Volume(VolumeFault::unpack(code)),
             News::Check(expected, found) => ReadFault::Check(Mismatch { expected, found }),
         };
         Some(AccessError::Read(ReadError { page, fault }))
@@ -175,18 +176,20 @@ impl<'h, O: Operation<'h>> Acquire<'h, O> {
     }
 
     /// Has the page read; whether to wait for a frame, parked.
-    fn ask(&mut self, waker: &Waker) -> bool {
+    fn ask(&mut self, waker: &Waker) -> Result<bool, AccessError> {
         let (inner, page) = (&*self.handle.inner, self.page);
-        if inner.ask_shard(page) != Asked::NoFrame {
-            return false;
+        match self.handle.ask(page) {
+            Asked::Frame(_) | Asked::Exists => return Ok(false),
+            Asked::Refused(why) => return Err(AccessError::Inadmissible { page, why }),
+            Asked::NoFrame => {}
         }
         let shard = inner.shard_of_page(page);
         let list = inner.frames_list(shard);
-        self.park(list, waker, |inner| {
+        Ok(self.park(list, waker, |inner| {
             // The shard looks at the flag once a turn, and wakes all: so a wake-up is late at worst.
             shard_starves(inner, page);
             true
-        })
+        }))
     }
 }
 
@@ -194,7 +197,7 @@ fn shard_starves(inner: &Inner, page: PageId) {
     let shard = inner.shard_of_page(page);
     // Release: partner is the acquire in the shard's turn, which then finds the waiter in the list.
     shard.starving.store(true, Ordering::Release);
-    inner.owner.wake_shard(shard.index);
+    inner.wake_shard(shard);
 }
 
 impl<'h, O: Operation<'h>> Future for Acquire<'h, O> {
@@ -227,11 +230,11 @@ impl<'h, O: Operation<'h>> Future for Acquire<'h, O> {
                 Obstacle::Revoked => return Poll::Ready(Err(AccessError::Revoked(this.page))),
                 Obstacle::ReadOnly => return Poll::Ready(Err(AccessError::ReadOnly(this.page))),
                 Obstacle::Pins => return Poll::Ready(Err(AccessError::Pins(this.page))),
-                Obstacle::Absent => {
-                    if this.ask(waker) {
-                        return Poll::Pending;
-                    }
-                }
+                Obstacle::Absent => match this.ask(waker) {
+                    Ok(true) => return Poll::Pending,
+                    Ok(false) => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
                 Obstacle::Busy(frame, bits) => {
                     this.handle.counts().waits.add_one();
                     let page = this.page;

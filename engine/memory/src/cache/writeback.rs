@@ -13,12 +13,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::bytes::copy_in;
-use super::config::{CacheConfig, MERGE_PAGES_MAX, Reserve, WriteError};
+use super::config::{CacheConfig, MERGE_PAGES_MAX, WriteError};
+use super::fault::VolumeFault;
 use super::inner::{Inner, ShardShared};
 use super::page::PageId;
 use super::shard::CacheShard;
-use super::word::{DIRTY, IMAGE, WAITERS};
+use super::word::{DIRTY, WAITERS, WRITING};
 
+/// Flushes that can be under way at once; the first is for everybody who does not wait for its end.
+const FLUSHES_MAX: usize = 32;
 /// Entries of the order that one call looks at.
 const LOOKS_MAX: usize = 64;
 /// How long a page is left alone whose owner did not let it go.
@@ -75,8 +78,14 @@ pub(crate) struct WriteBack {
     /// Frames in the order in which they became dirty; some are clean by now.
     order: VecDeque<u32>,
     bucket: TokenBucket,
-    /// So many of the order's first go whatever their age.
-    forced: usize,
+    /// Those that could not go when it was their turn, in the order in which they are looked at again.
+    later: VecDeque<u32>,
+    /// When that is.
+    later_at_ns: u64,
+    /// Pages that are on their way, and where their bytes are.
+    under_way: Vec<(PageId, u32)>,
+    /// What is to be written whatever its age; the first is for [`CacheShard::flush`].
+    flushes: [Flush; FLUSHES_MAX],
     /// Somebody waits for a frame.
     pub(crate) starving: bool,
     errors: VecDeque<WriteError>,
@@ -87,8 +96,11 @@ impl WriteBack {
         let frames = config.frames_all() / config.shards;
         Self {
             order: VecDeque::with_capacity(frames as usize),
+            later: VecDeque::with_capacity(frames as usize),
+            later_at_ns: 0,
+            under_way: Vec::with_capacity(frames as usize),
+            flushes: [Flush::FREE; FLUSHES_MAX],
             bucket: TokenBucket::new(config.write_back.pages_per_s, config.write_back.burst_pages),
-            forced: 0,
             starving: false,
             errors: VecDeque::new(),
         }
@@ -97,10 +109,78 @@ impl WriteBack {
     /// Since when the first in the order has been dirty.
     pub(crate) fn oldest_ns(&self, inner: &Inner) -> Option<u64> {
         let dirty = |frame: &&u32| inner.residency.word(**frame).load().has(DIRTY);
-        let frame = self.order.iter().find(dirty)?;
-        Some(inner.cold(*frame).dirty_since_ns.load(Ordering::Relaxed))
+        let since = |frame: &u32| inner.cold(*frame).dirty_since_ns.load(Ordering::Relaxed);
+        // What could not go is older than what has not had its turn yet.
+        let first = self.later.iter().take(LOOKS_MAX).find(dirty).map(since);
+        first.or_else(|| self.order.iter().find(dirty).map(since))
+    }
+
+    /// Whether somebody waits for pages to be written.
+    fn is_flushing(&self) -> bool {
+        self.flushes.iter().any(|flush| flush.left > 0)
+    }
+
+    /// A frame is as clean as those who flush can expect.
+    fn end_flush_of(&mut self, inner: &Inner, frame: u32, error: Option<WriteError>) {
+        // Relaxed, here and below: only this thread looks at it.
+        let cold = inner.cold(frame);
+        let mut bits = cold.flushes.load(Ordering::Relaxed);
+        if bits == 0 {
+            return;
+        }
+        cold.flushes.store(0, Ordering::Relaxed);
+        while bits != 0 {
+            let flush = &mut self.flushes[bits.trailing_zeros() as usize];
+            flush.left = flush.left.saturating_sub(1);
+            flush.error = flush.error.or(error);
+            bits &= bits - 1;
+        }
+    }
+
+    /// Marks a frame for a flush.
+    fn mark(&mut self, inner: &Inner, frame: u32, place: usize) {
+        let cold = inner.cold(frame);
+        let bits = cold.flushes.load(Ordering::Relaxed);
+        if bits & (1 << place) == 0 {
+            cold.flushes.store(bits | 1 << place, Ordering::Relaxed);
+            self.flushes[place].left += 1;
+        }
+    }
+
+    /// Frames that wait for their turn, or for another one.
+    fn waiting(&self) -> usize {
+        self.later.len() + self.order.len()
+    }
+
+    fn nth_waiting(&self, index: usize) -> u32 {
+        match self.later.get(index) {
+            Some(frame) => *frame,
+            None => self.order[index - self.later.len()],
+        }
     }
 }
+
+/// Somebody waits for pages to be written.
+#[derive(Clone, Copy, Debug)]
+struct Flush {
+    used: bool,
+    /// Marked frames that are not written yet.
+    left: usize,
+    /// The first thing that went wrong.
+    error: Option<WriteError>,
+}
+
+impl Flush {
+    const FREE: Self = Self {
+        used: false,
+        left: 0,
+        error: None,
+    };
+}
+
+/// A flush under way, of one shard. To be asked for until it has ended, or cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushId(usize);
 
 /// Pages of one write request, neighbours on their volume. It must come back through [`CacheShard::write_done`]: until
 /// then their bytes can't change.
@@ -123,6 +203,27 @@ impl WriteTicket {
     #[must_use]
     pub fn pages(&self) -> usize {
         self.pages
+    }
+
+    pub(crate) fn frame(&self, index: usize) -> u32 {
+        self.frames[..self.pages][index]
+    }
+
+    /// The pages with their frames.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (PageId, u32)> + use<> {
+        let (first, frames, pages) = (self.first, self.frames, self.pages);
+        (0..pages).filter_map(move |index| Some((first.after(index as u64)?, frames[index])))
+    }
+
+    /// Leaves nothing behind.
+    pub(crate) fn take(&mut self) -> Self {
+        let all = Self {
+            first: self.first,
+            frames: self.frames,
+            pages: self.pages,
+        };
+        self.pages = 0;
+        all
     }
 
     fn push_back(&mut self, frame: u32) {
@@ -173,35 +274,69 @@ impl CacheShard {
         if !self.is_due(now_ns) {
             return None;
         }
-        let mut aside = [0; LOOKS_MAX];
-        let (mut kept, mut still_forced) = (0, 0);
-        let mut found = None;
-        for _ in 0..LOOKS_MAX {
-            let Some(frame) = self.write_back.order.pop_front() else {
-                break;
-            };
-            let forced = self.write_back.forced.min(1);
-            self.write_back.forced -= forced;
+        let frame = self.look_again(now_ns).or_else(|| self.look(now_ns))?;
+        Some(self.request(frame, budget, now_ns))
+    }
+
+    /// Tries those whose turn has been and that could not go then.
+    fn look_again(&mut self, now_ns: u64) -> Option<u32> {
+        if self.write_back.later.is_empty() || now_ns < self.write_back.later_at_ns {
+            return None;
+        }
+        let looks = self.write_back.later.len().min(LOOKS_MAX);
+        let mut at_ns = now_ns.saturating_add(REFUSED_NS);
+        for _ in 0..looks {
+            let frame = self.write_back.later.pop_front()?;
             match start(&self.inner, frame, now_ns) {
                 Start::Started => {
-                    leave_order(&self.inner, frame);
-                    found = Some(frame);
-                    break;
+                    self.leave_order(frame);
+                    return Some(frame);
                 }
-                Start::Clean => leave_order(&self.inner, frame),
+                Start::Clean => self.leave_order(frame),
                 Start::NotYet => {
-                    aside[kept] = frame;
-                    kept += 1;
-                    still_forced += forced;
+                    let not_before = &self.inner.cold(frame).not_before_ns;
+                    let again_ns = now_ns.saturating_add(AGAIN_NS);
+                    at_ns = at_ns.min(not_before.load(Ordering::Relaxed).max(again_ns));
+                    self.write_back.later.push_back(frame);
                 }
             }
         }
-        // What can't go yet keeps its place before the rest.
-        for frame in aside[..kept].iter().rev() {
-            self.write_back.order.push_front(*frame);
+        // All of them have been looked at, or the rest comes soon.
+        self.write_back.later_at_ns = at_ns;
+        None
+    }
+
+    /// Tries the next ones whose turn it is.
+    fn look(&mut self, now_ns: u64) -> Option<u32> {
+        for _ in 0..LOOKS_MAX {
+            let frame = self.write_back.order.pop_front()?;
+            match start(&self.inner, frame, now_ns) {
+                Start::Started => {
+                    self.leave_order(frame);
+                    return Some(frame);
+                }
+                Start::Clean => self.leave_order(frame),
+                // It keeps nobody from going: its volume may be gone for long.
+                Start::NotYet => {
+                    let again_ns = now_ns.saturating_add(AGAIN_NS);
+                    self.write_back.later_at_ns = self.write_back.later_at_ns.min(again_ns);
+                    if self.write_back.later.is_empty() {
+                        self.write_back.later_at_ns = again_ns;
+                    }
+                    self.write_back.later.push_back(frame);
+                }
+            }
         }
-        self.write_back.forced += still_forced;
-        Some(self.request(found?, budget, now_ns))
+        None
+    }
+
+    /// The frame has no place in the order any more.
+    fn leave_order(&mut self, frame: u32) {
+        leave_order(&self.inner, frame);
+        let word = self.inner.residency.word(frame).load();
+        if !word.has(DIRTY | WRITING) {
+            self.write_back.end_flush_of(&self.inner, frame, None);
+        }
     }
 
     /// Takes over what has become dirty since.
@@ -214,9 +349,9 @@ impl CacheShard {
         while let Some(frame) = self.write_back.order.front()
             && !self.inner.residency.word(*frame).load().has(DIRTY)
         {
-            leave_order(&self.inner, *frame);
+            let frame = *frame;
             self.write_back.order.pop_front();
-            self.write_back.forced = self.write_back.forced.saturating_sub(1);
+            self.leave_order(frame);
         }
     }
 
@@ -228,7 +363,7 @@ impl CacheShard {
             let since = self.write_back.oldest_ns(&self.inner);
             since.is_some_and(|since| now_ns.saturating_sub(since) >= config.dirty_age_ns_max)
         };
-        self.write_back.forced > 0
+        self.write_back.is_flushing()
             || self.write_back.starving
             || dirty > u64::from(config.dirty_pages_max)
             || old()
@@ -264,6 +399,7 @@ impl CacheShard {
             next = page.before();
         }
         let pages = ticket.pages as u64;
+        self.write_back.under_way.extend(ticket.each());
         self.write_back.bucket.take(pages);
         self.write_back.starving = false;
         let counts = &inner.shard(self.index).counts;
@@ -294,45 +430,28 @@ impl CacheShard {
         unsafe { self.inner.memory().bytes(frame) }
     }
 
-    /// The request's end: written, which means what the volume promises with that, or the volume's code. Pages that could
+    /// The request's end: written, which means what the volume promises with that, or the volume's word. Pages that could
     /// not be written stay dirty, are tried again later, and [`CacheShard::poll_error`] reports them.
-    pub fn write_done(&mut self, ticket: WriteTicket, result: Result<(), u32>, now_ns: u64) {
-        let mut page = Some(ticket.first);
-        for frame in &ticket.frames[..ticket.pages] {
-            let this = page.expect("the request's pages are numbered from its first");
-            self.page_done(this, *frame, result, now_ns);
-            page = this.after(1);
-        }
-    }
-
-    fn page_done(&mut self, page: PageId, frame: u32, result: Result<(), u32>, now_ns: u64) {
-        let inner = &*self.inner;
-        let shard = inner.shard(self.index);
-        let before = inner.residency.end_write(frame, result.is_ok());
-        // Only now, and acquired with the word: the page may move away until the word says that the write has ended.
-        let moved_to = inner.cold(frame).moved_to.load(Ordering::Relaxed);
-        // The page may have moved on while its image was under way; what became of the image is noted where it is.
-        let holder = if before.has(IMAGE) { moved_to } else { frame };
-        let cold = inner.cold(holder);
-        if let Err(code) = result {
-            shard.counts.write_errors.add(1);
-            cold.write_error
-                .store(u64::from(code) + 1, Ordering::Relaxed);
-            let retry = now_ns.saturating_add(inner.config.write_back.retry_ns);
-            cold.not_before_ns.store(retry, Ordering::Relaxed);
-            self.write_back.errors.push_back(WriteError { page, code });
-            if !before.has(IMAGE) {
-                inner.now_dirty(frame, before);
+    pub fn write_done(
+        &mut self,
+        ticket: WriteTicket,
+        result: Result<(), VolumeFault>,
+        now_ns: u64,
+    ) {
+        for (page, frame) in ticket.each() {
+            let error = result.err().map(|fault| WriteError { page, fault });
+            self.write_back.errors.extend(error);
+            let entry = |entry: &(PageId, u32)| entry.1 == frame;
+            if let Some(place) = self.write_back.under_way.iter().position(entry) {
+                self.write_back.under_way.swap_remove(place);
             }
-        } else {
-            cold.write_error.store(0, Ordering::Relaxed);
+            // Before the frame can be somebody else's.
+            self.write_back.end_flush_of(&self.inner, frame, error);
+            if self.inner.write_ended(page, frame, result, now_ns) {
+                // The page itself has waited for this.
+                self.write_back.later_at_ns = now_ns;
+            }
         }
-        if before.has(IMAGE) {
-            cold.image_under_way.store(false, Ordering::Relaxed);
-            inner.give_reserved(shard, Reserve::WriteBack, frame);
-        }
-        // An image has no page and is not revoked; its page is, where it is now.
-        inner.after_release(page, frame, before);
     }
 
     /// The next failed write that was not reported yet.
@@ -345,8 +464,75 @@ impl CacheShard {
     ///
     /// [`ShardStat::dirty_pages`]: super::ShardStat::dirty_pages
     pub fn flush(&mut self) {
+        self.mark_dirty(0, None);
+    }
+
+    /// The same for one volume, for somebody who wants to hear of its end. `None`: too many wait already; later.
+    #[must_use]
+    pub fn flush_begin(&mut self, volume: u32) -> Option<FlushId> {
+        let free = |place: &usize| !self.write_back.flushes[*place].used;
+        let place = (1..FLUSHES_MAX).find(free)?;
+        self.write_back.flushes[place] = Flush {
+            used: true,
+            ..Flush::FREE
+        };
+        self.mark_dirty(place, Some(volume));
+        Some(FlushId(place))
+    }
+
+    /// Its end: every page of the volume that was dirty when it began has been written since, or an error says which one
+    /// could not be, first of all. `None`: not yet.
+    pub fn flush_poll(&mut self, flush: FlushId) -> Option<Result<(), WriteError>> {
+        let entry = &mut self.write_back.flushes[flush.0];
+        if entry.left > 0 {
+            return None;
+        }
+        let error = core::mem::replace(entry, Flush::FREE).error;
+        Some(error.map_or(Ok(()), Err))
+    }
+
+    /// Nobody waits for it any more. How many pages were left, and one of them.
+    pub fn flush_cancel(&mut self, flush: FlushId) -> (usize, Option<PageId>) {
+        let (inner, write_back) = (&*self.inner, &mut self.write_back);
+        let mut one = None;
+        let mut unmark = |frame: u32, page: Option<PageId>| {
+            let cold = inner.cold(frame);
+            let bits = cold.flushes.load(Ordering::Relaxed);
+            if bits & (1 << flush.0) != 0 {
+                one = one.or(page);
+                cold.flushes
+                    .store(bits & !(1 << flush.0), Ordering::Relaxed);
+            }
+        };
+        for (page, frame) in &write_back.under_way {
+            unmark(*frame, Some(*page));
+        }
+        for index in 0..write_back.waiting() {
+            let frame = write_back.nth_waiting(index);
+            unmark(frame, inner.residency.page(frame));
+        }
+        let entry = core::mem::replace(&mut self.write_back.flushes[flush.0], Flush::FREE);
+        (entry.left, one)
+    }
+
+    /// Marks what is dirty or under way, of one volume or of all.
+    fn mark_dirty(&mut self, place: usize, volume: Option<u32>) {
         self.tick_order();
-        self.write_back.forced = self.write_back.order.len();
+        let (inner, write_back) = (&*self.inner, &mut self.write_back);
+        let wanted = |page: PageId| volume.is_none_or(|volume| page.volume() == volume);
+        for index in 0..write_back.waiting() {
+            let frame = write_back.nth_waiting(index);
+            let dirty = inner.residency.word(frame).load().has(DIRTY);
+            if dirty && inner.residency.page(frame).is_some_and(wanted) {
+                write_back.mark(inner, frame, place);
+            }
+        }
+        for index in 0..write_back.under_way.len() {
+            let (page, frame) = write_back.under_way[index];
+            if wanted(page) {
+                write_back.mark(inner, frame, place);
+            }
+        }
     }
 
     /// When [`CacheShard::tick`] and [`CacheShard::poll_write`] have something to do again, if nothing else happens: a
@@ -361,21 +547,21 @@ impl CacheShard {
             return Some(now);
         }
         let next = self.write_back.bucket.next_ns();
-        let first = *self.write_back.order.front()?;
-        let cold = inner.cold(first);
-        let not_before = cold.not_before_ns.load(Ordering::Relaxed).max(next);
-        if self.is_due(now) {
-            return Some(not_before);
-        }
         if !shard.urgent.is_empty() {
             return Some(next.max(now.saturating_add(AGAIN_NS)));
         }
-        let since = self.write_back.oldest_ns(inner)?;
-        Some(
+        let again = (!self.write_back.later.is_empty()).then_some(self.write_back.later_at_ns);
+        let turn = self.write_back.order.front().map(|first| {
+            if self.is_due(now) {
+                return now;
+            }
+            let since = &inner.cold(*first).dirty_since_ns;
             since
+                .load(Ordering::Relaxed)
                 .saturating_add(config.dirty_age_ns_max)
-                .max(not_before),
-        )
+        });
+        let due = [again, turn].into_iter().flatten().min()?;
+        Some(due.max(next))
     }
 }
 
@@ -406,6 +592,7 @@ fn start_page(inner: &Inner, page: PageId, frame: u32, now_ns: u64) -> Start {
     let cold = inner.cold(frame);
     if cold.image_under_way.load(Ordering::Relaxed)
         || cold.not_before_ns.load(Ordering::Relaxed) > now_ns
+        || !inner.owner.takes_writes(page)
     {
         return Start::NotYet;
     }

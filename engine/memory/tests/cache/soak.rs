@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sandrail_memory::cache::{
     AccessError, Cache, CacheConfig, CacheShard, Checksum, Eviction, Exclusive, Handle, Mismatch,
-    Owner, PageId, Refused, Reserves, ShardFetch, ShardStat, View, WriteTicket,
+    Owner, PageId, Refused, Reserves, ShardFetch, ShardStat, View, VolumeFault, WriteTicket,
 };
 use sandrail_memory::{Arena, HugePages};
 
@@ -249,7 +249,11 @@ impl Driver<'_> {
                 self.volume[Self::place(page)].copy_from_slice(image);
             }
         }
-        let result = if well { Ok(()) } else { Err(1) };
+        let result = if well {
+            Ok(())
+        } else {
+            Err(VolumeFault::Other(1))
+        };
         self.shard.write_done(ticket, result, self.now_ns);
         while self.shard.poll_error().is_some() {}
     }
