@@ -7,11 +7,22 @@ use std::thread::{self, JoinHandle};
 use sandrail_proto::aoe::target::{BladeEvent, TargetIndex};
 use sandrail_wire::TargetAddr;
 
+use crate::settings::Copies;
+
 /// Events that can wait to be written; more are counted, not kept.
 const EVENTS_MAX: usize = 1024;
 
-/// An event of a core's machine.
-pub(crate) type CoreEvent = (usize, BladeEvent);
+/// What happened on a core.
+pub(crate) type CoreEvent = (usize, Happening);
+
+/// What there is to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// An event of the core's machine.
+    Blade(BladeEvent),
+    /// Writes are dropped, since so many are remembered already.
+    CopiesFull(Copies),
+}
 
 /// Starts the thread; `targets` are each core's, in the machine's order. It ends once every sender is gone.
 pub(crate) fn start(
@@ -21,12 +32,26 @@ pub(crate) fn start(
     let thread = thread::Builder::new()
         .name("events".to_owned())
         .spawn(move || {
-            for (core, event) in events {
+            for (core, happening) in events {
                 let own = targets.get(core).map_or(&[][..], Vec::as_slice);
-                log(own, &event);
+                match happening {
+                    Happening::Blade(event) => log(own, &event),
+                    Happening::CopiesFull(copies) => tracing::warn!(core, "{}", full(&copies)),
+                }
             }
         })?;
     Ok((sender, thread))
+}
+
+/// What to say of writes that can't be remembered.
+fn full(copies: &Copies) -> String {
+    format!(
+        "writes are dropped, and their initiators ask again: {} came within {} ms, and no more are remembered to know copies of \
+         them, {} a second; raise --duplicates-max",
+        copies.entries,
+        copies.retained.as_millis(),
+        copies.rate_per_s()
+    )
 }
 
 fn log(targets: &[TargetAddr], event: &BladeEvent) {

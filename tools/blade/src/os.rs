@@ -62,6 +62,16 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     }
 }
 
+/// Memory that can be had without pushing anybody's out, in bytes, as the kernel estimates it; zero where it does not tell.
+pub(crate) fn available_memory_bytes() -> u64 {
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
 /// Files that `make` makes are nobody else's from the start. What other threads make meanwhile is so, too.
 pub(crate) fn with_private_files<T>(make: impl FnOnce() -> T) -> T {
     // SAFETY: umask takes one number and never fails.

@@ -24,7 +24,7 @@ use crate::events::{self, CoreEvent};
 use crate::notify::notify;
 use crate::plane::{Grips, LinkSwitch, Plane};
 use crate::ports::{self, Ports};
-use crate::settings::{CheckedExport, LockMemory, Settings, check};
+use crate::settings::{CheckedExport, Copies, LockMemory, Settings, check};
 use crate::state::StateDir;
 use crate::state::keeper::{self, Job};
 use crate::{os, size};
@@ -268,7 +268,15 @@ fn build_cores(
         links[port.core].push((id, link));
     }
     let homes = Homes::new(plan.exports.iter().map(|one| (one.export.addr, one.home)));
+    let copies = Copies::new(settings, os::available_memory_bytes());
+    tracing::info!(
+        writes = copies.entries,
+        a_second = copies.rate_per_s(),
+        bytes = copies.bytes(),
+        "each core remembers"
+    );
     let config = BladeConfig {
+        duplicates_max: copies.entries,
         buffer_count: settings.buffer_count,
         initiators_max: settings.initiators_max,
         frame_lifetime: settings.frame_lifetime,
@@ -291,6 +299,7 @@ fn build_cores(
             homes: homes.clone(),
             links,
             blade,
+            copies,
             targets,
             keeper: outlets.keeper.clone(),
             events: outlets.events.clone(),

@@ -157,6 +157,15 @@ fn status(answer: &Value) -> String {
             core["sleeps"],
             core["requests_open"],
         );
+        if let Some(entries) = core["copies"]["entries"].as_u64() {
+            let _ = writeln!(
+                out,
+                "  remembers {entries} writes for {} ms, {} a second, in {}",
+                core["copies"]["retained_ms"],
+                core["copies"]["rate_per_s"],
+                size::show(core["copies"]["bytes"].as_u64().unwrap_or_default())
+            );
+        }
         counters(&mut out, "frames", &core["frames"]);
         for link in list(&core["links"]) {
             let _ = writeln!(
@@ -263,6 +272,7 @@ mod tests {
             "cores": [{
                 "number": 0, "pinned_to": 1, "turns": 10, "busy_turns": 5, "sleeps": 1, "requests_open": 2,
                 "frames": { "rx_used": 4 },
+                "copies": { "entries": 1048576, "bytes": 75497472, "retained_ms": 4000, "rate_per_s": 262144 },
                 "links": [{ "interface": "eth1", "queue": 0, "mac": "02:00:00:00:00:01", "mtu_bytes": 9000, "mode": "xdp" }],
                 "targets": [{
                     "target": "e7.3", "sectors": 2048, "durability": "flush", "read_only": true, "medium": "/srv/disk",
@@ -276,6 +286,7 @@ mod tests {
         for words in [
             "core 0 (CPU 1): 10 turns, 5 busy",
             "frames: rx_used 4",
+            "remembers 1048576 writes for 4000 ms, 262144 a second, in 72 MiB",
             "link eth1 queue 0: xdp, MTU 9000",
             "target e7.3: 1 MiB (2048 sectors), flush, read-only, /srv/disk",
             "for 02:00:00:00:00:02 (epoch 9), mask admits everybody",

@@ -4,9 +4,10 @@ use sandrail_link::fault::Direction;
 use sandrail_proto::aoe::target::TargetIndex;
 use sandrail_proto::aoe::target::backing::{Backing, Durability};
 
-use super::status::{self, CoreStatus, LinkStatus, TargetStatus};
+use super::status::{self, CopiesStatus, CoreStatus, LinkStatus, TargetStatus};
 use super::turn::Core;
 use crate::disk::ServedDisk;
+use crate::events::Happening;
 
 impl Core {
     fn index(place: usize) -> TargetIndex {
@@ -40,6 +41,7 @@ impl Core {
             frames: status::nonzero(self.blade.counters().iter()),
             requests_open: self.blade.held().requests,
             held: status::of_held(&self.blade.held()),
+            copies: CopiesStatus::of(&self.copies),
             links: self.link_status(),
             targets: (0..self.targets.len())
                 .filter_map(|place| self.target_status(place))
@@ -95,8 +97,13 @@ impl Core {
     /// Hands on what happened. The log may block its writer, which no polling core can bear.
     pub(super) fn events_out(&mut self) {
         while let Some(event) = self.blade.poll_event() {
-            let told = self.events.try_send((self.number, event));
+            let told = self.events.try_send((self.number, Happening::Blade(event)));
             self.counters.events_lost += u64::from(told.is_err());
+        }
+        if !self.is_refusal_told && self.blade.counters().rx_duplicates_full > 0 {
+            // Once, since it may be so for each of many frames; the counter goes on.
+            let told = Happening::CopiesFull(self.copies);
+            self.is_refusal_told = self.events.try_send((self.number, told)).is_ok();
         }
     }
 }

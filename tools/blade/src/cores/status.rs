@@ -9,6 +9,8 @@ use sandrail_link::fault::FaultCounters;
 use sandrail_proto::aoe::target::Held;
 use serde::Serialize;
 
+use crate::settings::Copies;
+
 /// A counter's name, and where it stands.
 pub(crate) type Counters = BTreeMap<&'static str, u64>;
 
@@ -36,8 +38,32 @@ pub(crate) struct CoreStatus {
     pub(crate) requests_open: usize,
     /// What else is held for them; those that are zero are left out.
     pub(crate) held: Counters,
+    pub(crate) copies: CopiesStatus,
     pub(crate) links: Vec<LinkStatus>,
     pub(crate) targets: Vec<TargetStatus>,
+}
+
+/// What is remembered of requests, to know copies of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct CopiesStatus {
+    /// Requests that there is room for.
+    pub(crate) entries: u32,
+    pub(crate) bytes: u64,
+    /// How long each is remembered.
+    pub(crate) retained_ms: u128,
+    /// Writes, flushes and TRIMs of a second that there is room for; more are dropped, and counted (`rx_duplicates_full`).
+    pub(crate) rate_per_s: u64,
+}
+
+impl CopiesStatus {
+    pub(crate) fn of(copies: &Copies) -> Self {
+        Self {
+            entries: copies.entries,
+            bytes: copies.bytes(),
+            retained_ms: copies.retained.as_millis(),
+            rate_per_s: copies.rate_per_s(),
+        }
+    }
 }
 
 /// One link.

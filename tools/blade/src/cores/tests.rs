@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as Clock};
@@ -20,7 +20,8 @@ use super::status::CoreStatus;
 use super::{Core, CoreParts, Target};
 use crate::disk::ServedDisk;
 use crate::drill::DrillLink;
-use crate::settings::{Export, Settings};
+use crate::events::{CoreEvent, Happening};
+use crate::settings::{Copies, Export, Settings};
 
 /// Nothing here takes longer, unless it hangs; a core that sleeps where it should not takes minutes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -127,11 +128,35 @@ fn read(slot: u8, tag: u32) -> Vec<u8> {
     frame
 }
 
+/// An ATA command with a sector of data, under a session.
+fn write(slot: u8, tag: u32, session: [u8; 2]) -> Vec<u8> {
+    let mut frame = read(slot, tag);
+    frame[24] = 0x41;
+    frame[27] = 0x34;
+    frame[34..36].copy_from_slice(&session);
+    frame.extend([0x5a; 512]);
+    frame
+}
+
+/// An attach by the vendor command.
+fn attach(slot: u8, tag: u32) -> Vec<u8> {
+    let mut frame = read(slot, tag);
+    frame[19] = 0xf0;
+    frame.truncate(24);
+    frame.extend(b"SRAL\x01\x01\0\0\0\0\0\x03");
+    frame.extend(0x1234_5678_u64.to_be_bytes());
+    frame.extend([0; 20]);
+    frame.extend(2000_u32.to_be_bytes());
+    frame.extend([0; 4]);
+    frame
+}
+
 /// Cores that run, each with one target of memory, e7.0 and on; all links are core 0's.
 struct Bed {
     hub: Arc<Hub>,
     wires: Vec<Arc<Mutex<Wire>>>,
     threads: Vec<JoinHandle<bool>>,
+    events: Receiver<CoreEvent>,
 }
 
 impl Bed {
@@ -147,13 +172,17 @@ impl Bed {
             mtu_bytes: 9000,
             vlan: None,
         };
-        // Nobody listens to events.
-        let (events, _) = sync_channel(1);
+        let (sender, events) = sync_channel(64);
+        let settings = Settings {
+            duplicates_max: Some(1024),
+            ..Settings::default()
+        };
+        let copies = Copies::new(&settings, 0);
         let core = |number: usize| {
             let export = &exports[number];
-            let disk = ServedDisk::open(&Settings::default(), export).unwrap();
+            let disk = ServedDisk::open(&settings, export).unwrap();
             let config = BladeConfig {
-                duplicates_max: 64,
+                duplicates_max: copies.entries,
                 ..BladeConfig::default()
             };
             let targets = vec![(TargetConfig::new(export.addr), disk)];
@@ -167,13 +196,14 @@ impl Bed {
                 homes: homes.clone(),
                 links: links.collect(),
                 blade,
+                copies,
                 targets: vec![Target {
                     addr: export.addr,
                     read_only: false,
                     persistent: false,
                 }],
                 keeper: None,
-                events: events.clone(),
+                events: sender.clone(),
                 // At once, so that nothing is hidden by turns that are awake anyway.
                 idle: Idle {
                     spin_turns: 0,
@@ -189,6 +219,7 @@ impl Bed {
             threads: cores.into_iter().map(run).collect(),
             hub,
             wires,
+            events,
         }
     }
 
@@ -280,5 +311,49 @@ fn a_link_that_takes_nothing_for_long_does_not_keep_a_core_awake() {
     );
     bed.wires[0].lock().unwrap().room = usize::MAX;
     bed.until(0, "all answered", |wire| answers(wire) == 16);
+    assert!(bed.stop());
+}
+
+#[test]
+fn it_is_told_once_that_writes_are_dropped_for_want_of_memory_of_copies() {
+    let bed = Bed::new(1, 1);
+    bed.wires[0].lock().unwrap().room = usize::MAX;
+    // Until then an attach is not answered.
+    while !bed.status(0).targets[0].durable {
+        thread::yield_now();
+    }
+    bed.arrive([attach(0, 1)]);
+    bed.until(0, "attached", |wire| answers(wire) == 1);
+    let session = {
+        let wire = bed.wires[0].lock().unwrap();
+        let attached = wire.sent.iter().find(|frame| frame[20..24] != [0; 4]);
+        let attached = attached.unwrap();
+        assert_eq!(attached[30], 0, "the status");
+        [attached[44], attached[45]]
+    };
+    // In bursts: no more than the buffer count at a time.
+    for burst in 0..12 {
+        bed.arrive((0..100).map(|at| write(0, (burst * 100 + at + 2) << 4, session)));
+        let arrived = usize::try_from((burst + 1) * 100).unwrap();
+        // Those that there is no room for have no answer.
+        bed.until(0, "answered", |wire| answers(wire) > arrived.min(1024));
+    }
+    let begun = Clock::now();
+    let frames = loop {
+        let frames = bed.status(0).frames;
+        if frames.get("rx_duplicates_full") == Some(&176) {
+            break frames;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{frames:?}");
+    };
+    assert_eq!(frames.get("rx_buffers_full"), None, "{frames:?}");
+    let status = bed.status(0);
+    let copies = (status.copies.entries, status.copies.rate_per_s);
+    assert_eq!(copies, (1024, 256), "in four seconds each");
+    let told: Vec<_> = bed.events.try_iter().map(|(_, what)| what).collect();
+    let full = told
+        .iter()
+        .filter(|what| matches!(what, Happening::CopiesFull(_)));
+    assert_eq!(full.count(), 1, "{told:?}");
     assert!(bed.stop());
 }

@@ -18,6 +18,7 @@ use super::seen::Seen;
 use crate::disk::ServedDisk;
 use crate::drill::DrillLink;
 use crate::events::CoreEvent;
+use crate::settings::Copies;
 use crate::state::keeper::{Job, Saved};
 
 /// Frames received, sent, or taken from others for one link in a turn at most.
@@ -68,6 +69,8 @@ pub(crate) struct CoreParts {
     /// Links that are this core's, with their numbers among all.
     pub(crate) links: Vec<(u8, DrillLink)>,
     pub(crate) blade: Blade<ServedDisk>,
+    /// What the machine remembers of requests.
+    pub(crate) copies: Copies,
     pub(crate) targets: Vec<Target>,
     /// Where states are made durable; `None`: nowhere.
     pub(crate) keeper: Option<Sender<Job>>,
@@ -86,6 +89,9 @@ pub(crate) struct Core {
     /// Links of other cores.
     foreign_links: Vec<u8>,
     pub(super) blade: Blade<ServedDisk>,
+    pub(super) copies: Copies,
+    /// Whether it was told that writes are dropped for want of room among them.
+    pub(super) is_refusal_told: bool,
     pub(super) targets: Vec<Target>,
     keeper: Option<Sender<Job>>,
     pub(super) events: SyncSender<CoreEvent>,
@@ -129,6 +135,8 @@ impl Core {
             ports,
             foreign_links,
             blade: parts.blade,
+            copies: parts.copies,
+            is_refusal_told: false,
             targets: parts.targets,
             keeper: parts.keeper,
             events: parts.events,

@@ -12,11 +12,13 @@ use sandrail_node::Idle;
 use sandrail_wire::VlanTag;
 
 mod check;
+mod copies;
 mod export;
 mod file;
 mod netif;
 
 pub(crate) use check::{CheckedExport, check};
+pub(crate) use copies::Copies;
 pub(crate) use export::{Direct, Export, Medium, Promise};
 pub(crate) use file::read_file;
 
@@ -67,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) buffer_count: u16,
     pub(crate) initiators_max: u16,
     pub(crate) frame_lifetime: Duration,
+    /// Writes that each core remembers; `None`: as the machine's memory allows.
+    pub(crate) duplicates_max: Option<u32>,
     pub(crate) vlan: Option<VlanTag>,
     pub(crate) queues_max: u32,
     pub(crate) disk_depth: u32,
@@ -90,6 +94,7 @@ impl Default for Settings {
             buffer_count: BUFFER_COUNT,
             initiators_max: 32,
             frame_lifetime: Duration::from_secs(2),
+            duplicates_max: None,
             vlan: None,
             queues_max: 16,
             disk_depth: 256,
@@ -146,7 +151,7 @@ impl Refused {
 }
 
 /// Names of the settings that an argument or a line of the file's top level may have, but for `export`.
-pub(crate) const KEYS: [&str; 17] = [
+pub(crate) const KEYS: [&str; 18] = [
     "interface",
     "link",
     "cores",
@@ -154,6 +159,7 @@ pub(crate) const KEYS: [&str; 17] = [
     "buffer-count",
     "initiators-max",
     "frame-lifetime-ms",
+    "duplicates-max",
     "vlan",
     "queues-max",
     "disk-depth",
@@ -204,6 +210,9 @@ impl Settings {
             "initiators-max" => self.initiators_max = number(text, 1, 1024)?,
             "frame-lifetime-ms" => {
                 self.frame_lifetime = Duration::from_millis(number(text, 10, 60_000)?);
+            }
+            "duplicates-max" => {
+                self.duplicates_max = Some(number(text, copies::LEAST, copies::MOST)?);
             }
             "vlan" => self.vlan = Some(vlan(text)?),
             "queues-max" => self.queues_max = number(text, 1, 256)?,
@@ -345,6 +354,7 @@ mod tests {
             ("buffer-count", "16", "0", "from 1 to 4096"),
             ("initiators-max", "8", "-1", "from 1 to 1024"),
             ("frame-lifetime-ms", "500", "9", "from 10 to 60000"),
+            ("duplicates-max", "1024", "1023", "from 1024 to 16777216"),
             ("vlan", "7:3", "4095", "1 to 4094"),
             ("queues-max", "2", "x", "from 1 to 256"),
             ("disk-depth", "64", "0", "from 1 to 4096"),

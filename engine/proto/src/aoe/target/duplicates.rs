@@ -127,6 +127,10 @@ const STEPS_MAX: u32 = 32;
 /// The table has two to this times as many places as the ring.
 const SPARSE_BITS: u32 = 2;
 
+/// What it costs to remember a request, in bytes: its entry, and its share of the table's places. Multiply it by a power of
+/// two: [`duplicates_max`](super::BladeConfig::duplicates_max) is rounded up to one.
+pub const DUPLICATE_BYTES: usize = size_of::<Entry>() + (size_of::<u32>() << SPARSE_BITS);
+
 /// The memory of all targets' requests.
 #[derive(Debug)]
 pub(super) struct Duplicates {
@@ -301,6 +305,15 @@ mod tests {
             0x34,
             (Lba(u64::from(number % 3)), 8),
         )
+    }
+
+    #[test]
+    fn what_an_entry_costs_is_what_is_allocated() {
+        let table = Duplicates::new(1000, LIFETIME, 99);
+        let bytes = size_of_val(&*table.ring) + size_of_val(&*table.heads);
+        assert_eq!(bytes, 1024 * DUPLICATE_BYTES);
+        // docs/blade.md has the figure.
+        assert_eq!(DUPLICATE_BYTES, 72);
     }
 
     #[test]

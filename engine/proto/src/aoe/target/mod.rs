@@ -36,6 +36,7 @@ use sandrail_wire::ata::SECTOR_BYTES;
 
 pub use api::*;
 pub use config::*;
+pub use duplicates::DUPLICATE_BYTES;
 
 pub use crate::aoe::initiator::{InterfaceId, Transmit};
 use crate::time::Instant;
