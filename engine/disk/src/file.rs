@@ -13,7 +13,8 @@
 //! fails, nobody can say which of the acknowledged writes are lost: the kernel marks pages clean after a failed write-back and
 //! reports the error once. So one failed flush makes all later ones fail until the disk is opened anew, and the loss mark changes
 //! for good (S7): a note in [`LOST_FOLDER`] keeps it changed over restarts of the process. One flush is under way at a time, for
-//! the same reason. A disk whose flush does nothing, because it writes through or not at all, syncs what an earlier one may have
+//! the same reason. It is so for all disks of this process on the same file or device, since what they wrote went into the same
+//! cache, and only one of them is told. A disk whose flush does nothing, because it writes through or not at all, syncs what an earlier one may have
 //! left when it is opened.
 //!
 //! # Who else writes
@@ -118,8 +119,6 @@ pub struct FileDisk {
     size_check_due: Instant,
     /// The next flush has a new size to make durable.
     size_changed: bool,
-    /// What the first flush failed with that did.
-    flush_failed: Option<i32>,
     now: Instant,
     info: DiskInfo,
     counters: DiskCounters,
@@ -156,7 +155,7 @@ impl FileDisk {
         )?;
         let info = DiskInfo::of_file(&spec.path, &opened.direct, ring.registered(), &made_of);
         let mut counters = DiskCounters::default();
-        let mut loss_mark = match durability {
+        let loss_mark = match durability {
             Durability::Volatile => Mark::random(),
             Durability::Flush | Durability::WriteThrough => {
                 Mark::of(&opened.identity, spec.offset_bytes, spec.length_bytes)
@@ -165,8 +164,9 @@ impl FileDisk {
         // What a former life of the disk acknowledged is made durable by the next flush, which does nothing here.
         let never_syncs =
             durability == Durability::WriteThrough || durability == Durability::Flush && read_only;
-        if never_syncs && opened.file.sync_all().is_err() {
-            counters.losses_not_noted += u64::from(!loss_mark.change());
+        if never_syncs && let Err(error) = opened.file.sync_all() {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            counters.losses_not_noted += u64::from(!loss_mark.change(errno));
         }
         let mut disk = Self {
             offset: spec.offset_bytes,
@@ -181,7 +181,6 @@ impl FileDisk {
             sectors: 0,
             size_check_due: Instant::ZERO,
             size_changed: false,
-            flush_failed: None,
             now: Instant::ZERO,
             info,
             counters,
@@ -271,7 +270,7 @@ impl FileDisk {
                 if self.durability != Durability::Flush || self.read_only {
                     return Ok(false);
                 }
-                if let Some(errno) = self.flush_failed {
+                if let Some(errno) = self.loss_mark.failure() {
                     return Err(DiskError::Device { errno });
                 }
                 self.table.queue(io, Kind::Flush, 0, 0);
@@ -297,11 +296,8 @@ impl FileDisk {
     }
 
     fn settle(&mut self, outcome: Outcome) {
-        if let Some(errno) = outcome.flush_failed
-            && self.flush_failed.is_none()
-        {
-            self.flush_failed = Some(errno);
-            self.counters.losses_not_noted += u64::from(!self.loss_mark.change());
+        if let Some(errno) = outcome.flush_failed {
+            self.counters.losses_not_noted += u64::from(!self.loss_mark.change(errno));
         }
         if outcome.ended_early {
             self.size_check_due = Instant::ZERO;
@@ -377,7 +373,16 @@ impl Backing for FileDisk {
             self.reap();
             ended = self.table.next_ended();
         }
-        ended.map(|(io, result)| (IoId(io), result))
+        let (io, mut result) = ended?;
+        if result.is_ok()
+            && self.table.is_flush(io)
+            && let Some(errno) = self.loss_mark.failure()
+        {
+            // Another disk on the file was told meanwhile of what this flush was to make durable as well.
+            self.counters.failed += 1;
+            result = Err(DiskError::Device { errno });
+        }
+        Some((IoId(io), result))
     }
 
     fn data(&self, io: IoId) -> &[u8] {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use sandrail_disk::{
-    AnyDisk, CrashReport, Direct, DiskSpec, FaultControl, FileSpec, Layer, Limits, Survivors,
+    AnyDisk, CrashReport, Direct, DiskCounters, DiskSpec, FaultControl, FileSpec, Layer, Limits,
+    Survivors,
 };
 use sandrail_node::clock;
 use sandrail_proto::aoe::target::backing::{
@@ -172,30 +173,52 @@ impl ServedDisk {
 
     /// What it did.
     pub(crate) fn counters(&self) -> Counters {
-        let (counters, faults) = (self.disk.counters(), self.faults.counts());
+        let faults = self.faults.counts();
+        // Each by its name, so that none is left out.
+        let DiskCounters {
+            reads,
+            writes,
+            flushes,
+            discards,
+            read_bytes,
+            write_bytes,
+            failed,
+            busy,
+            enters,
+            requests,
+            merged_reads,
+            merged_writes,
+            merged_flushes,
+            resumed,
+            retried,
+            split,
+            losses_not_noted,
+            resizes,
+        } = self.disk.counters();
         nonzero([
             ("faults_failed", faults.failed),
             ("faults_delayed", faults.delayed),
             ("faults_held", faults.held),
             ("faults_held_now", faults.held_now),
             ("faults_passed_unheld", faults.passed_unheld),
-            ("reads", counters.reads),
-            ("writes", counters.writes),
-            ("flushes", counters.flushes),
-            ("discards", counters.discards),
-            ("read_bytes", counters.read_bytes),
-            ("write_bytes", counters.write_bytes),
-            ("failed", counters.failed),
-            ("busy", counters.busy),
-            ("enters", counters.enters),
-            ("requests", counters.requests),
-            ("merged_reads", counters.merged_reads),
-            ("merged_writes", counters.merged_writes),
-            ("merged_flushes", counters.merged_flushes),
-            ("resumed", counters.resumed),
-            ("retried", counters.retried),
-            ("split", counters.split),
-            ("resizes", counters.resizes),
+            ("reads", reads),
+            ("writes", writes),
+            ("flushes", flushes),
+            ("discards", discards),
+            ("read_bytes", read_bytes),
+            ("write_bytes", write_bytes),
+            ("failed", failed),
+            ("busy", busy),
+            ("enters", enters),
+            ("requests", requests),
+            ("merged_reads", merged_reads),
+            ("merged_writes", merged_writes),
+            ("merged_flushes", merged_flushes),
+            ("resumed", resumed),
+            ("retried", retried),
+            ("split", split),
+            ("losses_not_noted", losses_not_noted),
+            ("resizes", resizes),
         ])
     }
 

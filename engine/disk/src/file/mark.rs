@@ -7,20 +7,65 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Identity;
 use crate::system::{block_setting, boot_id, random_u64};
 
-/// Where failed flushes are noted: a file for each mark that is no longer true, with what changes it. The Filesystem Hierarchy
-/// Standard has this folder emptied at boot; where it is not, a note does no harm, since another boot has other marks.
+/// Where failed flushes are noted: a file for each that lost writes in this boot, with what changes the marks of all disks on
+/// it. The Filesystem Hierarchy Standard has this folder emptied at boot; where it is not, a note does no harm, since another
+/// boot has other names.
 pub const LOST_FOLDER: &str = "/run/sandrail/lost";
+
+/// The open files of this process, by the name of their note.
+static FATES: Mutex<Vec<(u64, Weak<Fate>)>> = Mutex::new(Vec::new());
+
+/// What all disks on one file share: whether what they acknowledged may be lost. The kernel tells one of them that the
+/// device's flush failed, and the writes of the others were in the same cache.
+#[derive(Debug)]
+struct Fate {
+    /// Zero until a flush fails.
+    lost: AtomicU64,
+    /// What the first flush failed with that did, while anybody has the file open; zero: none did.
+    errno: AtomicI32,
+}
+
+impl Fate {
+    fn new(lost: u64) -> Arc<Self> {
+        Arc::new(Self {
+            lost: AtomicU64::new(lost),
+            errno: AtomicI32::new(0),
+        })
+    }
+
+    /// That of the file whose note is named so.
+    fn of(name: u64) -> Arc<Self> {
+        let mut fates = FATES.lock().unwrap_or_else(PoisonError::into_inner);
+        fates.retain(|(_, fate)| fate.strong_count() > 0);
+        let known = fates.iter().find(|(other, _)| *other == name);
+        if let Some(fate) = known.and_then(|(_, fate)| fate.upgrade()) {
+            return fate;
+        }
+        // Another process may be writing the note at this moment: one that can't be read is as good as a new one.
+        let lost = match fs::read_to_string(note(name)) {
+            Ok(text) => u64::from_str_radix(text.trim(), 16).unwrap_or_else(|_| random_u64()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(_) => random_u64(),
+        };
+        let fate = Self::new(lost);
+        fates.push((name, Arc::downgrade(&fate)));
+        fate
+    }
+}
 
 /// A mark that can change, and stays changed for those who open the file later.
 #[derive(Debug)]
 pub(super) struct Mark {
     base: u64,
-    /// Zero until a flush fails.
-    lost: u64,
+    /// The name of the file's note.
+    name: u64,
+    fate: Arc<Fate>,
 }
 
 impl Mark {
@@ -28,37 +73,53 @@ impl Mark {
     pub(super) fn random() -> Self {
         Self {
             base: random_u64(),
-            lost: 0,
+            name: random_u64(),
+            fate: Fate::new(0),
         }
     }
 
-    /// The one of this file, in this boot.
+    /// The one of this range of this file, in this boot.
     pub(super) fn of(identity: &Identity, offset: u64, length: Option<u64>) -> Self {
-        let base = of(identity, offset, length);
-        // Another process may be writing the note at this moment: one that can't be read is as good as a new one.
-        let lost = match fs::read_to_string(note(base)) {
-            Ok(text) => u64::from_str_radix(text.trim(), 16).unwrap_or_else(|_| random_u64()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(_) => random_u64(),
-        };
-        Self { base, lost }
+        let name = of(identity, 0, None);
+        Self {
+            base: of(identity, offset, length),
+            name,
+            fate: Fate::of(name),
+        }
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.base ^ self.lost
+        // Pairs with the release in `change`.
+        self.base ^ self.fate.lost.load(Ordering::Acquire)
     }
 
-    /// Acknowledged writes may be lost. False: it could not be noted, so that only this process knows.
-    pub(super) fn change(&mut self) -> bool {
-        self.lost = random_u64();
+    /// What a flush of this file failed with, by whichever of its disks. From then on all of theirs fail.
+    pub(super) fn failure(&self) -> Option<i32> {
+        // Pairs with the release in `change`: whoever sees the failure sees the changed mark.
+        let errno = self.fate.errno.load(Ordering::Acquire);
+        (errno != 0).then_some(errno)
+    }
+
+    /// Acknowledged writes may be lost, as a flush was told with this error number. False: it could not be noted, so that only
+    /// this process knows. A further failure changes nothing.
+    pub(super) fn change(&self, errno: i32) -> bool {
+        // One at a time, on whichever cores they are.
+        let _fates = FATES.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.failure().is_some() {
+            return true;
+        }
+        let lost = random_u64();
+        // Pair with the acquires in `get` and `failure`.
+        self.fate.lost.store(lost, Ordering::Release);
+        self.fate.errno.store(errno, Ordering::Release);
         let noted = fs::create_dir_all(LOST_FOLDER)
-            .and_then(|()| fs::write(note(self.base), format!("{:016x}\n", self.lost)));
+            .and_then(|()| fs::write(note(self.name), format!("{lost:016x}\n")));
         noted.is_ok()
     }
 }
 
-fn note(base: u64) -> PathBuf {
-    Path::new(LOST_FOLDER).join(format!("{base:016x}"))
+fn note(name: u64) -> PathBuf {
+    Path::new(LOST_FOLDER).join(format!("{name:016x}"))
 }
 
 /// Stays the same as long as writes that a process acknowledged outlive it: for this boot of the machine, this device, this

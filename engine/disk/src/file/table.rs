@@ -142,6 +142,11 @@ impl Table {
         )
     }
 
+    /// Whether the operation is, or was, a flush.
+    pub(super) fn is_flush(&self, io: u32) -> bool {
+        self.operations[index(io)].kind == Kind::Flush
+    }
+
     /// Length of a read that ended well.
     pub(super) fn read_bytes(&self, io: u32) -> Option<u64> {
         let operation = self.operations[index(io)];

@@ -360,6 +360,80 @@ fn flushes_one_after_the_other_do_not_share_one_error() {
 }
 
 #[test]
+fn a_failed_flush_is_that_of_every_disk_on_the_device() {
+    let test = "a_failed_flush_is_that_of_every_disk_on_the_device";
+    with_tmpfs(test, 256 << 10, |folder| {
+        let file = folder.file("disk", 4 << 20);
+        let Some(device) = Loop::try_on(test, &file, 4096) else {
+            return;
+        };
+        let range = |at: u64| {
+            let mut spec = file_spec(device.path.clone(), Direct::Auto);
+            if let Medium::File(file) = &mut spec.medium {
+                (file.offset_bytes, file.length_bytes) = (at << 20, Some(1 << 20));
+            }
+            spec
+        };
+        let name = file_spec(device.path.clone(), Direct::Auto)
+            .open()
+            .unwrap()
+            .loss_mark();
+        let mut disks: Vec<_> = (0..3).map(|at| range(at).open().unwrap()).collect();
+        let mut through = DiskSpec {
+            durability: Durability::WriteThrough,
+            ..range(3)
+        }
+        .open()
+        .unwrap();
+        let marks: Vec<u64> = disks.iter().map(Backing::loss_mark).collect();
+        let mark_through = through.loss_mark();
+        for disk in &mut disks {
+            flush(disk).unwrap();
+        }
+        // Read by nobody: it is opened anew later, when the kernel has told its error to the others.
+        let third = disks.pop().unwrap();
+        drop(third);
+        let block: Vec<u8> = (0..8).flat_map(|lba| sector(lba, 1)).collect();
+        for disk in &mut disks {
+            for at in 0..256 {
+                write(disk, at * 8, &block).unwrap();
+            }
+        }
+        let error = flush(&mut disks[0]).unwrap_err();
+        let changed: Vec<u64> = disks.iter().map(Backing::loss_mark).collect();
+        assert!(
+            changed
+                .iter()
+                .zip(&marks)
+                .all(|(now, before)| now != before),
+            "each mark changes at once: {marks:x?}, {changed:x?}"
+        );
+        assert_ne!(through.loss_mark(), mark_through);
+        assert_eq!(
+            flush(&mut disks[1]),
+            Err(error),
+            "the other has lost as much"
+        );
+        assert_eq!(
+            flush(&mut disks[1]),
+            Err(error),
+            "and is not told once only"
+        );
+        assert_eq!(flush(&mut through), Ok(()), "it owes nobody anything");
+        let mut third = range(2).open().unwrap();
+        let changed_third = third.loss_mark();
+        assert_ne!(changed_third, marks[2]);
+        assert_eq!(flush(&mut third), Err(error));
+        drop((disks, through, third));
+        // Nobody has the file open, and what is written from now on is another matter.
+        let mut third = range(2).open().unwrap();
+        assert_eq!(third.loss_mark(), changed_third);
+        assert_eq!(flush(&mut third), Ok(()));
+        std::fs::remove_file(format!("{LOST_FOLDER}/{name:016x}")).unwrap();
+    });
+}
+
+#[test]
 fn a_disk_that_does_not_flush_makes_durable_what_its_former_life_left() {
     let test = "a_disk_that_does_not_flush_makes_durable_what_its_former_life_left";
     with_tmpfs(test, 256 << 10, |folder| {
