@@ -7,6 +7,7 @@ mod frame;
 mod ident;
 mod message;
 mod mode;
+mod record;
 mod seal;
 
 #[cfg(test)]

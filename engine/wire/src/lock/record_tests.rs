@@ -10,6 +10,7 @@ fn wanted() -> Wanted {
         mode: Mode::Pw,
         floor: Mode::Cr,
         flags: RequestFlags::CONVERT.union(RequestFlags::ALTPR),
+        transaction: Transaction(0x0807_0605_0403_0201),
     }
 }
 
@@ -24,7 +25,7 @@ fn probe() -> Probe {
     Probe {
         origin: Transaction(0x1122_3344_5566_7788),
         round: 7,
-        victim_node: NodeId(63),
+        confirms: true,
         mode: Mode::Ex,
         path: path(),
     }
@@ -73,18 +74,25 @@ fn every_body() -> Vec<Body> {
             request,
             probe: probe()
         },
-        Body::Victim {
-            victim: Transaction(9),
-            path: path()
+        Body::Passed {
+            successor: NodeId(63),
+            request,
+            grant,
+            value: valid()
         },
     ];
     for reason in (0..5).map(|number| Denial::from_u8(number).unwrap()) {
-        bodies.push(Body::Deny { request, reason });
+        bodies.push(Body::Deny {
+            request,
+            reason,
+            other: Transaction(17),
+        });
     }
     for value in [valid(), ValueBlock::Invalid] {
         bodies.push(Body::Grant {
             request,
             mode,
+            previous: kept,
             grant,
             value,
         });
@@ -132,7 +140,6 @@ fn every_body() -> Vec<Body> {
                 mode,
                 grant,
                 wanted: there.then(wanted),
-                handed: there.then_some((NodeId(4), GrantNumber(99))),
                 value,
             });
         }
@@ -172,6 +179,7 @@ fn the_bytes_of_a_request() {
     expected[8..16].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0x0a, 0x0b]);
     expected[16..32].copy_from_slice(b"0123456789abcdef");
     expected[40..44].copy_from_slice(&[1, 2, 3, 4]);
+    expected[48..56].copy_from_slice(&[8, 7, 6, 5, 4, 3, 2, 1]);
     assert_eq!(record, expected);
 }
 
@@ -181,11 +189,12 @@ fn the_bytes_of_a_grant_with_its_value_block() {
     let body = Body::Grant {
         request: RequestId(0x51),
         mode: Mode::Ex,
+        previous: Mode::Cr,
         grant: GrantNumber(0x0000_0700_0000_0003),
         value: valid(),
     };
     assert_eq!(message(body).emit(&mut record), Ok(128));
-    assert_eq!(record[..8], [3, 3, 5, 0, 0, 0, 0, 0]);
+    assert_eq!(record[..8], [3, 3, 5, 1, 0, 0, 0, 0]);
     assert_eq!(record[32..40], [0, 0, 7, 0, 0, 0, 0, 3]);
     assert_eq!(record[40..48], [0, 0, 0, 0x51, 0, 0, 0, 0]);
     assert_eq!(record[56..64], [0, 0, 0, 0, 0, 0, 0xff, 0xee]);
@@ -199,6 +208,7 @@ fn what_is_no_message_is_refused_by_reason() {
     let body = Body::Deny {
         request: RequestId(1),
         reason: Denial::Full,
+        other: Transaction::NONE,
     };
     message(body).emit(&mut record).unwrap();
     for length in (0..128).filter(|length| *length != 64) {
