@@ -30,6 +30,8 @@ const FRAMES_FOR_BATCH: usize = 256;
 pub(crate) struct Cold {
     /// In the write-back's order, or on its way there.
     pub(crate) queued: AtomicBool,
+    /// Somebody waits for it to be written, and it is among those that go first.
+    pub(crate) hurried: AtomicBool,
     /// An older image of this page is on its way; the page waits for it.
     pub(crate) image_under_way: AtomicBool,
     /// Image: where its page went.
@@ -178,6 +180,7 @@ impl Inner {
             cold: (0..frames)
                 .map(|_| Cold {
                     queued: AtomicBool::new(false),
+                    hurried: AtomicBool::new(false),
                     image_under_way: AtomicBool::new(false),
                     moved_to: AtomicU32::new(0),
                     dirty_since_ns: AtomicU64::new(0),
@@ -558,8 +561,11 @@ impl Inner {
     /// Somebody waits for the page to be written: it overtakes the order.
     pub(crate) fn hurry(&self, frame: u32) {
         let shard = self.shard_of_frame(frame);
-        // A full queue holds enough to hurry; the caller asks again.
-        let _ = shard.urgent.push(frame);
+        // AcqRel: partner is the swap of who takes it out again, before it looks at the page.
+        if !self.cold(frame).hurried.swap(true, Ordering::AcqRel) {
+            // A full queue holds enough to hurry; the caller asks again.
+            let _ = shard.urgent.push(frame);
+        }
         self.wake_shard(shard);
     }
 

@@ -148,9 +148,28 @@ impl CacheShard {
         }
     }
 
+    /// Whether there is something to do that [`super::Owner::wake_shard`] was called for.
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        let shard = self.inner.shard(self.index);
+        let calls = [&shard.reads, &shard.urgent, &shard.dirty];
+        calls.iter().any(|queue| !queue.is_empty()) || shard.starving.load(Ordering::Relaxed)
+    }
+
+    /// The shard turns no more: what was asked of it fails. What is asked from now on fails as well, if
+    /// [`super::Owner::is_over`] says so by now.
+    pub fn abandon(&mut self) {
+        let inner = &*self.inner;
+        inner.abandon(inner.shard(self.index));
+    }
+
     /// The next page that somebody waits for.
     pub fn poll_read(&mut self) -> Option<ReadTicket> {
         let shard = self.inner.shard(self.index);
+        // A look costs less than an attempt, which needs a fence to be sure.
+        if shard.reads.is_empty() {
+            return None;
+        }
         let frame = shard.reads.pop()?;
         let page = self.inner.residency.page(frame);
         let page = page.expect("a frame that is to be read into has its page");

@@ -82,6 +82,10 @@ pub(crate) struct WriteBack {
     later: VecDeque<u32>,
     /// When that is.
     later_at_ns: u64,
+    /// Those that somebody waits for, wherever they are in the order.
+    hurried: VecDeque<u32>,
+    /// When they are looked at again.
+    hurried_at_ns: u64,
     /// Pages that are on their way, and where their bytes are.
     under_way: Vec<(PageId, u32)>,
     /// What is to be written whatever its age; the first is for [`CacheShard::flush`].
@@ -98,6 +102,8 @@ impl WriteBack {
             order: VecDeque::with_capacity(frames as usize),
             later: VecDeque::with_capacity(frames as usize),
             later_at_ns: 0,
+            hurried: VecDeque::with_capacity(frames as usize),
+            hurried_at_ns: 0,
             under_way: Vec::with_capacity(frames as usize),
             flushes: [Flush::FREE; FLUSHES_MAX],
             bucket: TokenBucket::new(config.write_back.pages_per_s, config.write_back.burst_pages),
@@ -253,29 +259,48 @@ impl CacheShard {
     /// The next write request, if one is due and the rate allows it.
     pub fn poll_write(&mut self, now_ns: u64) -> Option<WriteTicket> {
         self.tick_order();
-        let inner = &*self.inner;
-        let shard = inner.shard(self.index);
         let budget = self.write_back.bucket.available(now_ns);
         if budget == 0 {
             return None;
         }
-        // Who waits for a page's write has marked it.
-        for _ in 0..shard.urgent.len().min(LOOKS_MAX) {
-            let Some(frame) = shard.urgent.pop() else {
-                break;
-            };
-            match start(inner, frame, now_ns) {
-                Start::Started => return Some(self.request(frame, budget, now_ns)),
-                Start::Clean => {}
-                // Full again: who waits asks again.
-                Start::NotYet => drop(shard.urgent.push(frame)),
-            }
+        if let Some(frame) = self.look_at_hurried(now_ns) {
+            return Some(self.request(frame, budget, now_ns));
         }
         if !self.is_due(now_ns) {
             return None;
         }
         let frame = self.look_again(now_ns).or_else(|| self.look(now_ns))?;
         Some(self.request(frame, budget, now_ns))
+    }
+
+    /// Tries those that somebody waits for.
+    fn look_at_hurried(&mut self, now_ns: u64) -> Option<u32> {
+        let shard = self.inner.shard(self.index);
+        while !shard.urgent.is_empty()
+            && let Some(frame) = shard.urgent.pop()
+        {
+            self.write_back.hurried.push_back(frame);
+            self.write_back.hurried_at_ns = now_ns;
+        }
+        if now_ns < self.write_back.hurried_at_ns {
+            return None;
+        }
+        for _ in 0..self.write_back.hurried.len().min(LOOKS_MAX) {
+            let frame = self.write_back.hurried.pop_front()?;
+            let hurried = &self.inner.cold(frame).hurried;
+            // AcqRel: whoever hurries it from now on enters it again.
+            hurried.swap(false, Ordering::AcqRel);
+            match start(&self.inner, frame, now_ns) {
+                Start::Started => return Some(frame),
+                Start::Clean => {}
+                Start::NotYet => {
+                    hurried.store(true, Ordering::Release);
+                    self.write_back.hurried.push_back(frame);
+                }
+            }
+        }
+        self.write_back.hurried_at_ns = now_ns.saturating_add(AGAIN_NS);
+        None
     }
 
     /// Tries those whose turn has been and that could not go then.
@@ -342,7 +367,9 @@ impl CacheShard {
     /// Takes over what has become dirty since.
     fn tick_order(&mut self) {
         let shard = self.inner.shard(self.index);
-        while let Some(frame) = shard.dirty.pop() {
+        while !shard.dirty.is_empty()
+            && let Some(frame) = shard.dirty.pop()
+        {
             self.write_back.order.push_back(frame);
         }
         // What went along with a neighbour, and is still clean, has no place in the order any more.
@@ -547,9 +574,8 @@ impl CacheShard {
             return Some(now);
         }
         let next = self.write_back.bucket.next_ns();
-        if !shard.urgent.is_empty() {
-            return Some(next.max(now.saturating_add(AGAIN_NS)));
-        }
+        let hurried =
+            (!self.write_back.hurried.is_empty()).then_some(self.write_back.hurried_at_ns);
         let again = (!self.write_back.later.is_empty()).then_some(self.write_back.later_at_ns);
         let turn = self.write_back.order.front().map(|first| {
             if self.is_due(now) {
@@ -560,7 +586,7 @@ impl CacheShard {
                 .load(Ordering::Relaxed)
                 .saturating_add(config.dirty_age_ns_max)
         });
-        let due = [again, turn].into_iter().flatten().min()?;
+        let due = [hurried, again, turn].into_iter().flatten().min()?;
         Some(due.max(next))
     }
 }
