@@ -8,6 +8,8 @@ use sandrail_proto::aoe::initiator::InitiatorConfig;
 use sandrail_wire::VlanTag;
 use sandrail_wire::aoe::SHARDS_MAX;
 
+use crate::cache::CacheSettings;
+
 /// How a thread waits for something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
@@ -92,6 +94,8 @@ pub struct NodeConfig {
     pub run_dir: Option<PathBuf>,
     /// Notices kept for [`crate::Node::next_notice`]; the oldest are dropped first, and counted.
     pub notices: usize,
+    /// The cache of pages; `None`: there is none.
+    pub cache: Option<CacheSettings>,
 }
 
 impl Default for NodeConfig {
@@ -115,6 +119,7 @@ impl Default for NodeConfig {
             seed: 0,
             run_dir: Some(PathBuf::from(crate::clean::RUN_DIR)),
             notices: 256,
+            cache: None,
         }
     }
 }
@@ -176,6 +181,9 @@ impl NodeConfig {
                 given: format!("{cores:?}"),
                 allowed: format!("one core for each of {shards} shards"),
             });
+        }
+        if let Some(cache) = &self.cache {
+            cache.check(shards, self.stripe_sectors, self.initiator.frame_lifetime)?;
         }
         Ok(())
     }

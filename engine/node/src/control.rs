@@ -8,6 +8,7 @@ use sandrail_proto::aoe::initiator::{
 use sandrail_proto::time::Instant;
 use sandrail_wire::TargetAddr;
 
+use crate::cache::ShardFlushError;
 use crate::hub::TargetHandle;
 use crate::stat::ShardStat;
 
@@ -66,6 +67,12 @@ pub(crate) enum Control {
     /// Another shard was told by the target that it restarted: this one's session is void, too.
     Inquire {
         handle: TargetHandle,
+    },
+    /// Has all dirty pages of a volume written that this shard has.
+    FlushPages {
+        volume: u32,
+        deadline: Instant,
+        reply: Sender<Result<(), ShardFlushError>>,
     },
     Stat {
         reply: Sender<Box<ShardStat>>,

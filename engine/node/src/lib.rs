@@ -10,6 +10,7 @@
 //! meet in the same shard, since a closed range (S3) lives in one shard's initiator.
 
 mod blocking;
+mod cache;
 pub mod clean;
 mod client;
 pub mod clock;
@@ -35,6 +36,10 @@ pub mod waiting {
 }
 
 pub use blocking::{BlockingError, EpochError, EpochReservation};
+pub use cache::{
+    BindError, CacheMemory, CacheSettings, FlushError, GoneUnflushed, NoRules, NodeCache,
+    PageRules, Unbind, UnbindError, Volume,
+};
 pub use client::Client;
 pub use config::{Idle, MemoryConfig, NodeConfig, NodeConfigError};
 pub use control::StopReport;
@@ -42,4 +47,4 @@ pub use hub::{NodeNotice, TargetHandle};
 pub use node::{AttachFailed, Node, NodeError, ShutdownError};
 pub use request::{Completion, Refusal, Rejected, Request, RequestError, Ticket};
 pub use shard::Shard;
-pub use stat::{Latency, LinkStat, NodeStat, ShardCounters, ShardStat, TargetStat};
+pub use stat::{CacheStat, Latency, LinkStat, NodeStat, ShardCounters, ShardStat, TargetStat};

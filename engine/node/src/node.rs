@@ -10,19 +10,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sandrail_link::Link;
+use sandrail_memory::cache::CacheError;
 use sandrail_memory::{Arena, ArenaError, Backing, BufferPool, PoolError};
 use sandrail_proto::aoe::initiator::{
     AttachError, AttachFailure, ConfigError, PinnedMacs, Sighting, TARGETS_MAX, TargetInfo,
 };
 use sandrail_wire::{MacAddr, TargetAddr};
 
+use crate::cache::NodeCache;
 use crate::clean::{CleanMark, CleanMarkError};
 use crate::client::Client;
 use crate::clock;
 use crate::config::{CONTROL_GRACE, Idle, NodeConfig, NodeConfigError};
 use crate::control::{Control, ShardAttachError, StopReport};
 use crate::hub::{Door, Hub, NodeNotice, TargetHandle};
-use crate::shard::Shard;
+use crate::shard::{Shard, ShardCache};
 use crate::stat::{NodeStat, ShardStat};
 
 /// Why a node did not start, or did not answer.
@@ -40,6 +42,12 @@ pub enum NodeError {
     /// Buffers that make no sense.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// No cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Pages of the target are in the cache: [`NodeCache::unbind`] comes first.
+    #[error("volume {0} of the cache lies on the target")]
+    Bound(u32),
     /// A MAC is in use, or can't be marked.
     #[error(transparent)]
     Mark(#[from] CleanMarkError),
@@ -80,7 +88,9 @@ pub enum AttachFailed {
 /// Why a shutdown was not clean. The shards have ended all the same, and the marks of an unclean end stay.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "stopped with {open_requests} requests open and {unaccounted} written ranges unaccounted for{}",
+    "stopped with {open_requests} requests open and {unaccounted} written ranges unaccounted for{}{}{}",
+    if *dirty_pages == 0 { String::new() } else { format!("; {dirty_pages} changed pages were not written") },
+    unflushed.iter().map(|(number, why)| format!("; volume {number}: {why}")).collect::<String>(),
     if silent.is_empty() { String::new() } else { format!("; shards {silent:?} ended without a word") }
 )]
 pub struct ShutdownError {
@@ -88,6 +98,10 @@ pub struct ShutdownError {
     pub open_requests: usize,
     /// Writes answered whose copies are not all accounted for (S3).
     pub unaccounted: usize,
+    /// Pages of the cache whose changes are lost.
+    pub dirty_pages: usize,
+    /// Volumes of which not everything could be made durable, and why, in words.
+    pub unflushed: Vec<(u32, String)>,
     /// Shards that did not report: their thread panicked, or nobody turned them.
     pub silent: Vec<usize>,
 }
@@ -108,6 +122,7 @@ pub struct Node {
     client_idle: Idle,
     /// Control calls that change the table take turns.
     targets: Mutex<Vec<TargetEntry>>,
+    cache: Option<NodeCache>,
     threads: Vec<JoinHandle<StopReport>>,
     marks: Vec<CleanMark>,
     write_quarantine: Duration,
@@ -178,6 +193,15 @@ impl Node {
             config.stripe_sectors,
             config.notices,
         )?);
+        let (cache, cache_shards) = match &config.cache {
+            None => (None, Vec::new()),
+            Some(settings) => {
+                let idle = config.client_idle;
+                let (cache, shards) = NodeCache::new(settings, &hub, &pool, idle, config.notices)?;
+                (Some(cache), shards)
+            }
+        };
+        let mut cache_shards = cache_shards.into_iter();
         let mut shards = Vec::with_capacity(count);
         for (number, links) in (0_u8..).zip(links) {
             let mut initiator = config.initiator.clone();
@@ -186,13 +210,16 @@ impl Node {
             initiator.window_sharers = config.window_sharers(count);
             initiator.write_quarantine = write_quarantine;
             let hub = Arc::clone(&hub);
-            shards.push(Shard::new(
-                hub,
-                usize::from(number),
-                links,
-                config,
-                initiator,
-            )?);
+            let mut shard = Shard::new(hub, usize::from(number), links, config, initiator)?;
+            if let Some((settings, (cache, pages))) = config
+                .cache
+                .as_ref()
+                .zip(cache.as_ref().zip(cache_shards.next()))
+            {
+                let shared = Arc::clone(&cache.shared);
+                shard.give_cache(ShardCache::new(shared, pages, settings.request_timeout));
+            }
+            shards.push(shard);
         }
         let node = Self {
             hub,
@@ -200,6 +227,7 @@ impl Node {
             backing: arena.backing().clone(),
             client_idle: config.client_idle,
             targets: Mutex::new(Vec::new()),
+            cache,
             threads: Vec::new(),
             marks,
             write_quarantine,
@@ -219,6 +247,12 @@ impl Node {
     #[must_use]
     pub fn write_quarantine(&self) -> Duration {
         self.write_quarantine
+    }
+
+    /// The cache of pages, if [`NodeConfig::cache`] asked for one.
+    #[must_use]
+    pub fn cache(&self) -> Option<&NodeCache> {
+        self.cache.as_ref()
     }
 
     /// A client with up to `depth` requests under way (at least 1, at most 65536).
@@ -357,8 +391,15 @@ impl Node {
     /// Lets a target go on every shard: open requests for it fail, the handle is void.
     ///
     /// # Errors
-    /// [`NodeError::NoTarget`], [`NodeError::ShardSilent`], [`NodeError::Stopping`].
+    /// [`NodeError::NoTarget`], [`NodeError::ShardSilent`], [`NodeError::Stopping`]; [`NodeError::Bound`] while pages of it
+    /// may be in the cache.
     pub fn detach(&self, target: TargetHandle) -> Result<(), NodeError> {
+        let volumes = self.cache.as_ref().map(|cache| &cache.shared.volumes);
+        let _control = volumes.map(|volumes| volumes.control());
+        let on_it = |volume: &crate::cache::Volume| volume.target == target;
+        if let Some(volume) = volumes.and_then(|volumes| volumes.all().find(on_it)) {
+            return Err(NodeError::Bound(volume.number));
+        }
         let mut entries = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let at = entries
             .iter()
@@ -449,6 +490,7 @@ impl Node {
         Ok(NodeStat {
             shards,
             memory: self.backing.clone(),
+            cache: self.cache.as_ref().map(|cache| cache.memory().clone()),
             buffers_free: self.pool.free(),
             buffers: self.pool.count(),
             notices_lost: self.hub.notices_lost.load(Ordering::Relaxed),
@@ -456,8 +498,9 @@ impl Node {
         })
     }
 
-    /// Stops: no new requests are taken; the shards end when every request has, and every copy of a write is accounted
-    /// for (which may take a frame lifetime and a probe), at the latest after `timeout`. Then the links are closed.
+    /// Stops. First, what is dirty in the cache is written, and its targets are flushed. Then no new requests are taken; the
+    /// shards end when every request has, and every copy of a write is accounted for (which may take a frame lifetime and a
+    /// probe), at the latest after `timeout`. Then the links are closed.
     ///
     /// # Errors
     /// [`ShutdownError`] when something was left; the shards have ended all the same.
@@ -467,11 +510,22 @@ impl Node {
 
     fn stop(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
         self.stopped = true;
-        self.hub.stopping.store(true, Ordering::Relaxed);
         let deadline = clock::now() + timeout;
+        // Without threads the shards are the caller's, who is here and not turning them.
+        let flushes = !timeout.is_zero() && !self.threads.is_empty();
+        let failed = match &self.cache {
+            Some(cache) if flushes => cache.flush_all(deadline),
+            _ => Vec::new(),
+        };
+        self.hub.stopping.store(true, Ordering::Relaxed);
         let mut sum = ShutdownError {
             open_requests: 0,
             unaccounted: 0,
+            dirty_pages: 0,
+            unflushed: failed
+                .into_iter()
+                .map(|(number, error)| (number, error.to_string()))
+                .collect(),
             silent: Vec::new(),
         };
         let answers: Vec<Receiver<StopReport>> = (0..self.hub.doors.len())
@@ -501,13 +555,19 @@ impl Node {
             // A panic was told by the missing answer.
             let _ = thread.join();
         }
-        if sum.open_requests > 0 || sum.unaccounted > 0 || !sum.silent.is_empty() {
+        sum.dirty_pages = self.cache.as_ref().map_or(0, NodeCache::dirty_all);
+        let clean = sum.open_requests == 0 && sum.unaccounted == 0 && sum.silent.is_empty();
+        if !clean {
             return Err(sum);
         }
         for mark in self.marks.drain(..) {
             if let Err(error) = mark.remove() {
                 tracing::warn!(%error, "the mark of a clean end stays: the next start will wait");
             }
+        }
+        // What is lost is lost, but nothing of it can arrive any more.
+        if sum.dirty_pages > 0 || !sum.unflushed.is_empty() {
+            return Err(sum);
         }
         Ok(())
     }
@@ -541,7 +601,7 @@ impl Drop for Node {
 }
 
 /// Waits for room, since a shard empties its control ring every turn; `false` when it does not.
-fn push_control(door: &Door, control: Control) -> bool {
+pub(crate) fn push_control(door: &Door, control: Control) -> bool {
     let give_up = clock::now() + CONTROL_GRACE;
     let mut control = control;
     loop {

@@ -1,5 +1,6 @@
 //! One pinned thread's loop: requests, timers, transmit burst, one kick, receive burst, events out.
 
+mod cache;
 mod control;
 mod idle;
 
@@ -15,6 +16,7 @@ use sandrail_proto::aoe::initiator::{
 use sandrail_proto::time::Instant;
 use sandrail_wire::{FrameRef, VlanTag};
 
+use crate::cache::Carrier;
 use crate::clock;
 use crate::config::{Idle, NodeConfig};
 use crate::forward::{SmallFrame, concerns_all};
@@ -23,15 +25,22 @@ use crate::os::PollSet;
 use crate::request::{Done, Job, Mailbox, RequestError};
 use crate::stat::{Latency, ShardCounters};
 
+pub(crate) use cache::ShardCache;
 use control::ControlState;
 
 /// A request that the initiator has; `user` in the initiator's request is its place.
 #[derive(Debug)]
 struct OpenRequest {
-    mailbox: Arc<Mailbox>,
-    slot: u32,
+    asker: Asker,
     place: u8,
     submitted_at: Instant,
+}
+
+/// Who a request is for.
+#[derive(Debug)]
+enum Asker {
+    Client { mailbox: Arc<Mailbox>, slot: u32 },
+    Cache,
 }
 
 /// A link, and what was given to it.
@@ -69,12 +78,13 @@ pub struct Shard<L> {
     hub: Arc<Hub>,
     number: usize,
     ports: Vec<Port<L>>,
-    initiator: Initiator<Buffer>,
+    initiator: Initiator<Carrier>,
     /// Handles' places to the initiator's targets, with the generation that they belong to.
     targets: [Option<(u32, TargetId)>; TARGETS_MAX],
     open: Box<[Option<OpenRequest>]>,
     open_free: Vec<u32>,
     control: ControlState,
+    cache: Option<ShardCache>,
     counters: ShardCounters,
     latency: Latency,
     idle: Idle,
@@ -129,6 +139,7 @@ impl<L: Link> Shard<L> {
             open: (0..requests_max).map(|_| None).collect(),
             open_free: (0..requests_max).rev().collect(),
             control: ControlState::default(),
+            cache: None,
             counters: ShardCounters::default(),
             latency: Latency::new(),
             idle: config.idle,
@@ -149,7 +160,7 @@ impl<L: Link> Shard<L> {
     /// so that no answer that waits in a ring is taken for a late one.
     pub fn turn(&mut self) -> bool {
         let now = self.now;
-        let mut busy = self.take_requests(now);
+        let mut busy = self.take_asked(now);
         busy |= self.timers(now);
         busy |= self.take_controls(now);
         busy |= self.transmit(now);
@@ -257,7 +268,7 @@ impl<L: Link> Shard<L> {
         let request = Request {
             target,
             operation: job.operation,
-            buffer: job.buffer,
+            buffer: Carrier::Buffer(job.buffer),
             // The time in the ring counts.
             timeout: job
                 .timeout
@@ -267,8 +278,10 @@ impl<L: Link> Shard<L> {
         match self.initiator.submit(now, request) {
             Ok(_) => {
                 self.open[index(open)] = Some(OpenRequest {
-                    mailbox: job.mailbox,
-                    slot: job.slot,
+                    asker: Asker::Client {
+                        mailbox: job.mailbox,
+                        slot: job.slot,
+                    },
                     place: job.target.index,
                     submitted_at: job.submitted_at,
                 });
@@ -279,7 +292,7 @@ impl<L: Link> Shard<L> {
                     job.mailbox.as_ref(),
                     job.slot,
                     rejected.error,
-                    rejected.buffer,
+                    rejected.buffer.into_buffer(),
                 );
             }
         }
@@ -360,13 +373,24 @@ impl<L: Link> Shard<L> {
                     .loss
                     .write_acknowledged(self.number);
             }
-            self.counters.completions += 1;
-            open.mailbox.deliver(Done {
-                slot: open.slot,
-                completed_at,
-                result: completion.result.map_err(RequestError::Io),
-                buffer: completion.buffer,
-            });
+            match (open.asker, completion.buffer) {
+                (_, Carrier::Read { page, copied_bytes }) => {
+                    self.page_read(page, copied_bytes, completion.result);
+                }
+                (_, Carrier::Write(pages)) => {
+                    self.pages_written(completed_at, pages, completion.result);
+                }
+                (Asker::Client { mailbox, slot }, Carrier::Buffer(buffer)) => {
+                    self.counters.completions += 1;
+                    mailbox.deliver(Done {
+                        slot,
+                        completed_at,
+                        result: completion.result.map_err(RequestError::Io),
+                        buffer,
+                    });
+                }
+                (Asker::Cache, Carrier::Buffer(_)) => {}
+            }
         }
         busy
     }
@@ -379,6 +403,11 @@ impl<L: Link> Shard<L> {
             _ => return,
         };
         histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Has the shard drive its part of a cache.
+    pub(crate) fn give_cache(&mut self, cache: ShardCache) {
+        self.cache = Some(cache);
     }
 
     fn open_requests(&self) -> usize {

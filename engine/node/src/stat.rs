@@ -7,6 +7,7 @@ use sandrail_link::{LinkCounters, LinkInfo};
 use sandrail_memory::Backing;
 use sandrail_proto::aoe::initiator::{Counters, TargetInfo};
 
+use crate::cache::CacheMemory;
 use crate::hub::TargetHandle;
 
 const LATENCY_MIN_NS: u64 = 1;
@@ -125,6 +126,20 @@ pub struct TargetStat {
     pub info: TargetInfo,
 }
 
+/// What a shard does for the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStat {
+    /// The cache's own counters.
+    pub pages: sandrail_memory::cache::ShardStat,
+    /// Reads that the initiator was given: one a page.
+    pub read_requests: u64,
+    /// Writes that it was given: one for each run of neighbours.
+    pub write_requests: u64,
+    /// Bytes copied from frames of the network to frames of the cache: a page's length for each that was read, if every
+    /// one was copied once.
+    pub copied_bytes: u64,
+}
+
 /// A shard at one moment.
 #[derive(Clone, Debug)]
 pub struct ShardStat {
@@ -146,6 +161,8 @@ pub struct ShardStat {
     pub latency: Latency,
     /// Requests under way.
     pub open_requests: usize,
+    /// The cache's part, if there is one.
+    pub cache: Option<CacheStat>,
     /// Writes answered whose copies are not all accounted for.
     pub unaccounted: usize,
 }
@@ -157,6 +174,8 @@ pub struct NodeStat {
     pub shards: Vec<ShardStat>,
     /// What the buffers' memory is made of.
     pub memory: Backing,
+    /// What the cache's memory is made of, if there is one.
+    pub cache: Option<CacheMemory>,
     /// Buffers that nobody holds.
     pub buffers_free: usize,
     /// Buffers there are.

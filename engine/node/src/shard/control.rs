@@ -8,7 +8,7 @@ use sandrail_memory::Buffer;
 use sandrail_proto::aoe::initiator::{Notice, RestartEvidence, Sighting, TargetId, TargetInfo};
 use sandrail_proto::time::Instant;
 
-use super::Shard;
+use super::{Asker, Shard};
 use crate::control::{Control, ShardAttachError, StopReport};
 use crate::hub::{NodeNotice, TargetHandle};
 use crate::os;
@@ -120,6 +120,14 @@ impl<L: Link> Shard<L> {
                     self.initiator.inquire(now, target);
                 }
             }
+            Control::FlushPages {
+                volume,
+                deadline,
+                reply,
+            } => match &mut self.cache {
+                Some(cache) => cache.flush(volume, deadline, reply),
+                None => answer(&reply, Ok(())),
+            },
             Control::Stat { reply } => answer(&reply, Box::new(self.stat())),
             Control::Stop { deadline, reply } => {
                 self.control.stopping = Some(Stopping {
@@ -250,8 +258,14 @@ impl<L: Link> Shard<L> {
             targets,
             latency: self.latency.clone(),
             open_requests: self.open_requests(),
+            cache: self.cache.as_ref().map(super::ShardCache::stat),
             unaccounted: self.initiator.unaccounted(),
         }
+    }
+
+    /// Whether it was told to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.control.stopping.is_some()
     }
 
     fn report(&self) -> StopReport {
@@ -289,13 +303,16 @@ impl<L> Drop for super::Shard<L> {
     /// Also when the loop panicked: nobody waits for an answer that can't come.
     fn drop(&mut self) {
         for open in self.open.iter_mut().filter_map(Option::take) {
-            open.mailbox.deliver(Done {
-                slot: open.slot,
-                completed_at: self.now,
-                result: Err(RequestError::Stopped),
-                buffer: Buffer::empty(),
-            });
+            if let Asker::Client { mailbox, slot } = open.asker {
+                mailbox.deliver(Done {
+                    slot,
+                    completed_at: self.now,
+                    result: Err(RequestError::Stopped),
+                    buffer: Buffer::empty(),
+                });
+            }
         }
+        // Before the cache's part is dropped: who asks for a page after that finds the door closed.
         self.hub.doors[self.number].close();
     }
 }
