@@ -70,6 +70,8 @@ pub(crate) struct ServedDisk {
     disk: AnyDisk,
     faults: FaultControl,
     begun: Box<[(Instant, Kind)]>,
+    /// Operations that began and were not released.
+    in_use: Box<[bool]>,
     latency: [Histogram<u64>; 4],
 }
 
@@ -129,6 +131,7 @@ impl ServedDisk {
             disk,
             faults,
             begun: vec![(Instant::ZERO, Kind::Read); places].into(),
+            in_use: vec![false; places].into(),
             latency: KINDS.map(|_| histogram()),
         })
     }
@@ -222,26 +225,31 @@ impl ServedDisk {
         ])
     }
 
-    /// Flushes, and waits for it; nothing else may be under way.
+    /// Flushes, and waits for it. What else is under way may end meanwhile, and nobody is told.
     pub(crate) fn flush_and_wait(&mut self) -> Result<(), DiskError> {
         if self.disk.durability() != Durability::Flush {
             return Ok(());
         }
-        const IO: IoId = IoId(0);
         let begin = clock::now();
-        let mut started = Started::Busy;
+        let mut flush = None;
         loop {
             let now = clock::now();
-            if started == Started::Busy {
-                started = self.disk.start(now, IO, DiskOperation::Flush);
+            if flush.is_none()
+                && let Some(free) = self.in_use.iter().position(|in_use| !in_use)
+            {
+                let io = IoId(u32::try_from(free).unwrap_or(u32::MAX));
+                match self.start(now, io, DiskOperation::Flush) {
+                    Started::Done(result) => return result,
+                    Started::Pending => flush = Some(io),
+                    Started::Busy => {}
+                }
             }
-            if let Started::Done(result) = started {
-                return result;
-            }
-            self.disk.kick(now);
-            if let Some((_, result)) = self.disk.poll_done(now) {
-                self.disk.release(IO);
-                return result;
+            self.kick(now);
+            while let Some((io, result)) = self.poll_done(now) {
+                self.release(io);
+                if flush == Some(io) {
+                    return result;
+                }
             }
             if now.saturating_since(begin) > FLUSH_WITHIN {
                 return Err(DiskError::Device {
@@ -289,6 +297,7 @@ impl Backing for ServedDisk {
 
     fn start(&mut self, now: Instant, io: IoId, operation: DiskOperation<'_>) -> Started {
         let started = self.disk.start(now, io, operation);
+        self.in_use[Self::slot(io)] = started != Started::Busy;
         if started == Started::Pending {
             self.begun[Self::slot(io)] = (now, Kind::of(&operation));
         }
@@ -308,6 +317,7 @@ impl Backing for ServedDisk {
     }
 
     fn release(&mut self, io: IoId) {
+        self.in_use[Self::slot(io)] = false;
         self.disk.release(io);
     }
 

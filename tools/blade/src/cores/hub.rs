@@ -1,7 +1,7 @@
 //! What threads share: for each core a door with its rings and its bell, for each link a ring of what is to leave by it.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
 use crossbeam_queue::ArrayQueue;
@@ -42,6 +42,8 @@ pub(crate) struct CoreDoor {
     pub(crate) doorbell: Doorbell<EventFd>,
     /// The frames that arrived on its links before this, in nanoseconds, were handed to those whom they are for.
     seen_to_ns: AtomicU64,
+    /// It takes nothing any more, and everything of its own has ended.
+    is_through: AtomicBool,
 }
 
 /// How others send by a link.
@@ -71,6 +73,7 @@ impl Hub {
                 commands: ArrayQueue::new(COMMANDS_MAX),
                 doorbell: Doorbell::new(EventFd::new()?),
                 seen_to_ns: AtomicU64::new(0),
+                is_through: AtomicBool::new(false),
             })
         };
         let link = |core: &usize| LinkDoor {
@@ -97,6 +100,23 @@ impl Hub {
         // Pairs with the release in `tell_seen`.
         let told = others.map(|(_, door)| door.seen_to_ns.load(Ordering::Acquire));
         told.min().map(Instant::from_nanos)
+    }
+
+    /// At the end: this core has nothing under way any more. Its links go on sending what others have.
+    pub(super) fn tell_through(&self, core: usize) {
+        // Pairs with the acquire in `all_are_through`: its answers are in the rings before this is seen.
+        if !self.cores[core].is_through.swap(true, Ordering::Release) {
+            for door in &self.cores {
+                door.doorbell.notify();
+            }
+        }
+    }
+
+    /// Whether no core has anything under way.
+    pub(super) fn all_are_through(&self) -> bool {
+        // Pairs with the release in `tell_through`.
+        let through = |door: &CoreDoor| door.is_through.load(Ordering::Acquire);
+        self.cores.iter().all(through)
     }
 
     /// Tells one core something; `false`: its ring is full.

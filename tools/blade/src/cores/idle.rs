@@ -22,7 +22,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Turns until told to stop; then ends what is under way and flushes. Pins the calling thread first. Whether
-    /// everything is flushed.
+    /// everything has ended and is flushed.
     pub(crate) fn run(mut self) -> bool {
         self.pin_to = self.pin_to.filter(|core| pin(self.number, *core));
         sharpen_timers();
@@ -44,22 +44,31 @@ impl Core {
                 self.rest();
             }
         }
-        self.flush_disks()
+        self.flush_disks() && self.is_through
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether the end has come: told to stop, and every core is through, or it has taken too long.
+    fn is_over(&mut self) -> bool {
         let Some(since) = self.stopping else {
             return false;
         };
-        let waited = self.now.saturating_since(since);
-        if waited > DRAIN_WITHIN {
+        // Frames are not taken any more, so that this stays so but for answers of others to send.
+        self.is_through |= self.is_quiet() && self.rings_are_empty();
+        if self.is_through {
+            self.hub.tell_through(self.number);
+        }
+        // In this order: what a core has put into a ring was there before it said that it was through.
+        if self.hub.all_are_through() && self.rings_are_empty() {
+            return true;
+        }
+        let is_late = self.now.saturating_since(since) > DRAIN_WITHIN;
+        if is_late && !self.is_through {
             tracing::warn!(
                 core = self.number,
                 "requests under way did not end in time; their initiators ask again"
             );
-            return true;
         }
-        self.is_quiet() && self.rings_are_empty()
+        is_late
     }
 
     /// Whether nothing is under way and every answer is sent.
@@ -68,12 +77,8 @@ impl Core {
         held.operations == 0 && held.answers == 0
     }
 
-    /// Makes durable what was acknowledged and not flushed; whether that is so for every target.
+    /// Makes durable what was acknowledged and not flushed, whatever else is under way; whether that is so for every target.
     fn flush_disks(&mut self) -> bool {
-        // A disk with an operation under way may have its place taken.
-        if !self.is_quiet() {
-            return false;
-        }
         let mut all = true;
         for place in 0..self.targets.len() {
             if self.targets[place].read_only {

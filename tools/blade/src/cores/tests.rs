@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as Clock};
 
+use sandrail_disk::FaultControl;
 use sandrail_link::{Link, LinkCounters, LinkInfo, TransmitError};
 use sandrail_node::waiting::EventFd;
 use sandrail_node::{Idle, clock};
@@ -151,21 +152,31 @@ fn attach(slot: u8, tag: u32) -> Vec<u8> {
     frame
 }
 
-/// Cores that run, each with one target of memory, e7.0 and on; all links are core 0's.
+/// Cores that run, each with one target, e7.0 and on; all links are core 0's.
 struct Bed {
     hub: Arc<Hub>,
     wires: Vec<Arc<Mutex<Wire>>>,
     threads: Vec<JoinHandle<bool>>,
     events: Receiver<CoreEvent>,
+    /// Of each core's disk.
+    faults: Vec<FaultControl>,
 }
 
 impl Bed {
+    /// Of memory.
     fn new(cores: usize, links: usize) -> Self {
+        Self::serving(&vec!["ram:64K"; cores], links)
+    }
+
+    /// Of these media, one for each core.
+    fn serving(media: &[&str], links: usize) -> Self {
+        let cores = media.len();
         let hub = Arc::new(Hub::new(cores, &vec![0; links], 9000).unwrap());
         let wires: Vec<_> = (0..links).map(|_| Arc::default()).collect();
         let exports: Vec<Export> = (0..cores)
-            .map(|core| Export::parse(&format!("e7.{core}=ram:64K")).unwrap())
+            .map(|core| Export::parse(&format!("e7.{core}={}", media[core])).unwrap())
             .collect();
+        let mut faults = Vec::new();
         let homes = Homes::new((0..cores).map(|core| (exports[core].addr, core)));
         let interface = InterfaceConfig {
             mac: OURS,
@@ -178,9 +189,10 @@ impl Bed {
             ..Settings::default()
         };
         let copies = Copies::new(&settings, 0);
-        let core = |number: usize| {
+        let mut core = |number: usize| {
             let export = &exports[number];
             let disk = ServedDisk::open(&settings, export).unwrap();
+            faults.push(disk.faults());
             let config = BladeConfig {
                 duplicates_max: copies.entries,
                 ..BladeConfig::default()
@@ -213,13 +225,14 @@ impl Bed {
                 pin_to: None,
             })
         };
-        let cores: Vec<Core> = (0..cores).map(core).collect();
+        let cores: Vec<Core> = (0..cores).map(&mut core).collect();
         let run = |core: Core| thread::spawn(move || core.run());
         Self {
             threads: cores.into_iter().map(run).collect(),
             hub,
             wires,
             events,
+            faults,
         }
     }
 
@@ -252,11 +265,19 @@ impl Bed {
         self.hub.cores[0].doorbell.notify();
     }
 
-    /// Stops every core; whether all of them say that everything is flushed.
-    fn stop(self) -> bool {
+    fn tell_to_stop(&self) {
         for core in 0..self.hub.cores.len() {
             assert!(self.hub.tell(core, Command::Stop));
         }
+    }
+
+    /// Stops every core; whether all of them say that everything has ended and is flushed.
+    fn stop(self) -> bool {
+        self.tell_to_stop();
+        self.join()
+    }
+
+    fn join(self) -> bool {
         self.threads.into_iter().all(|core| core.join().unwrap())
     }
 }
@@ -356,4 +377,50 @@ fn it_is_told_once_that_writes_are_dropped_for_want_of_memory_of_copies() {
         .filter(|what| matches!(what, Happening::CopiesFull(_)));
     assert_eq!(full.count(), 1, "{told:?}");
     assert!(bed.stop());
+}
+
+#[test]
+fn what_was_acknowledged_is_flushed_at_the_end_whatever_hangs() {
+    let path = std::env::temp_dir().join(format!("sandrail-blade-end-{}", std::process::id()));
+    let medium = format!("{},create=64K,power-cut", path.display());
+    let bed = Bed::serving(&[&medium], 1);
+    bed.wires[0].lock().unwrap().room = usize::MAX;
+    bed.arrive([write(0, 0x10, [0, 0])]);
+    bed.until(0, "acknowledged", |wire| answers(wire) == 1);
+    // Two more, of which one is never over; the cache has them both, or none of them.
+    bed.faults[0].hold_write(1);
+    bed.arrive([write(0, 0x20, [0, 0]), read(0, 0x30)]);
+    let begun = Clock::now();
+    while bed.faults[0].counts().held_now == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it is not held");
+        thread::yield_now();
+    }
+    assert_eq!(
+        std::fs::read(&path).unwrap()[..512],
+        [0; 512],
+        "it was to wait for a flush"
+    );
+    assert!(!bed.stop(), "not everything has ended");
+    let kept = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(kept[..512], [0x5a; 512], "an acknowledged write is lost");
+}
+
+#[test]
+fn a_core_stays_for_answers_of_others_until_they_are_through() {
+    let bed = Bed::new(2, 1);
+    bed.wires[0].lock().unwrap().room = usize::MAX;
+    bed.faults[1].hold_write(1);
+    bed.arrive([write(1, 0x10, [0, 0])]);
+    let begun = Clock::now();
+    while bed.faults[1].counts().held_now == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it is not held");
+        thread::yield_now();
+    }
+    bed.tell_to_stop();
+    // Core 0 has nothing of its own, and would be gone by now.
+    thread::sleep(Duration::from_millis(100));
+    bed.faults[1].release();
+    bed.until(0, "answered at the end", |wire| answers(wire) == 1);
+    assert!(bed.join(), "everything has ended");
 }

@@ -104,6 +104,8 @@ pub(crate) struct Core {
     crossed: Seen,
     /// Since when no frames are taken any more.
     pub(super) stopping: Option<Instant>,
+    /// Since it was told to stop, everything of its own has ended.
+    pub(super) is_through: bool,
     /// Since when answers wait for room in a ring, and none leave.
     pub(super) full_since: Option<Instant>,
 }
@@ -147,6 +149,7 @@ impl Core {
             // The others may have taken frames since long before.
             crossed: Seen::new(Instant::ZERO, CROSSING_FRAMES),
             stopping: None,
+            is_through: false,
             full_since: None,
         }
     }
