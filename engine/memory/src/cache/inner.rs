@@ -16,6 +16,7 @@ use super::page::PageId;
 use super::policy::{Candidate, Frames, Policy, STEPS_MAX};
 use super::residency::{Going, Kept, Obstacle, Residency};
 use super::stat::{Counts, HandleCounts, Registry};
+use super::table::prefetch;
 use super::waiters::{News, Waiters};
 use super::word::{DIRTY, EXCLUSIVE, IMAGE, READ_ONLY, REVOKED, Snapshot, WAITERS, WRITING};
 
@@ -321,20 +322,27 @@ impl Inner {
                 for candidate in found {
                     let frame = self.frame_of(shard, candidate.token);
                     self.residency.hint_frame(frame);
+                    prefetch(&raw const self.token_of_frame[frame as usize]);
+                    prefetch(&raw const self.cold[frame as usize]);
                 }
                 for candidate in found {
                     let frame = self.frame_of(shard, candidate.token);
                     // It may be another page by now; this is a hint.
                     if let Some(page) = self.residency.page(frame) {
-                        self.residency.hint(page.hash());
+                        let hash = page.hash();
+                        self.residency.hint(hash);
+                        self.residency.hint_latch(hash);
+                        shard.policy.hint(hash);
                     }
                 }
             }
+            let mut evicted = 0;
             for candidate in found {
                 match frames.evict(candidate.token) {
                     Attempt::InUse => shard.policy.keep(*candidate),
                     Attempt::Evicted(page) => {
                         if let Some(hash) = page {
+                            evicted += 1;
                             shard.policy.gone(*candidate, hash);
                         }
                         if got.is_none() {
@@ -346,6 +354,7 @@ impl Inner {
                     }
                 }
             }
+            shard.counts.evictions.add(evicted);
         }
         got
     }
@@ -381,6 +390,7 @@ impl Inner {
         }
         let shard = self.shard_of_page(page);
         shard.policy.hint(hash);
+        self.residency.hint_latch(hash);
         let reserve = || {
             let reserve = (purpose == Purpose::Recovery).then_some(Reserve::Recovery)?;
             self.reserved(shard, reserve)
@@ -728,13 +738,15 @@ impl Inner {
         self.queue_dirty(self.shard_of_frame(frame), frame);
     }
 
-    /// A page has made room.
+    /// A page has made room; whoever evicts counts it.
     fn count_gone(&self, shard: &ShardShared, page: PageId, frame: u32) {
-        shard.counts.evictions.add(1);
         if self.used[frame as usize].load(Ordering::Relaxed) == AHEAD {
             shard.counts.ahead_wasted.add(1);
         }
-        self.left(page, frame);
+        // Relaxed, and a look only: the frame is claimed, and it was claimed with no write under way.
+        if self.cold(frame).epoch.load(Ordering::Relaxed) != 0 {
+            self.left(page, frame);
+        }
     }
 
     /// A page has left its frame: if its volume may still lose it, this was the last copy.

@@ -163,6 +163,12 @@ impl<H: Heads> Residency<H> {
         self.table.hint(hash);
     }
 
+    /// Has the processor fetch the latch of the page's bucket.
+    #[inline]
+    pub(crate) fn hint_latch(&self, hash: u64) {
+        self.table.hint_latch(hash);
+    }
+
     /// The frame with its word, if it holds the page under this version.
     #[inline]
     fn probe(&self, page: PageId, frame: u32) -> Option<Snapshot> {
@@ -184,7 +190,11 @@ impl<H: Heads> Residency<H> {
     }
 
     /// The optimistic reader's first half: where to read, and what to compare with afterwards.
-    #[inline]
+    #[inline(always)]
+    #[allow(
+        clippy::inline_always,
+        reason = "what it returns would go through memory otherwise; measured"
+    )]
     pub(crate) fn peek(
         &self,
         page: PageId,

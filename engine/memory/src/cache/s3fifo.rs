@@ -110,27 +110,33 @@ fn push(queue: &ArrayQueue<u32>, token: u32) {
 #[derive(Debug)]
 struct Ghost {
     /// `half hash << 32 | count when it was made`; 0 is empty.
-    entries: Box<[AtomicU64]>,
+    groups: Box<[Group]>,
     made: AtomicU32,
     pages: u32,
 }
 
 const WAYS: usize = 8;
 
+/// A cache line of entries.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Group([AtomicU64; WAYS]);
+
 impl Ghost {
     fn new(pages: usize) -> Self {
         let entries = (pages * 3 / 2).next_power_of_two().max(WAYS);
         Self {
-            entries: (0..entries).map(|_| AtomicU64::new(0)).collect(),
+            groups: (0..entries / WAYS)
+                .map(|_| Group(std::array::from_fn(|_| AtomicU64::new(0))))
+                .collect(),
             made: AtomicU32::new(0),
             pages: u32::try_from(pages).unwrap_or(u32::MAX),
         }
     }
 
     fn ways(&self, hash: u64) -> &[AtomicU64] {
-        let groups = self.entries.len() / WAYS;
-        let group = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) & (groups - 1);
-        &self.entries[group * WAYS..][..WAYS]
+        let group = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) & (self.groups.len() - 1);
+        &self.groups[group].0
     }
 
     fn age(&self, entry: u64, now: u32) -> u32 {
@@ -141,7 +147,9 @@ impl Ghost {
     }
 
     fn insert(&self, hash: u64) {
-        let now = self.made.fetch_add(1, Ordering::Relaxed);
+        // No locked instruction: two threads that count one where there were two remember a page a little longer.
+        let now = self.made.load(Ordering::Relaxed);
+        self.made.store(now.wrapping_add(1), Ordering::Relaxed);
         let age = |way: &&AtomicU64| self.age(way.load(Ordering::Relaxed), now);
         if let Some(oldest) = self.ways(hash).iter().max_by_key(age) {
             oldest.store(half(hash) | u64::from(now), Ordering::Relaxed);
