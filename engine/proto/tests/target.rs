@@ -356,7 +356,7 @@ fn identify_tells_what_the_disk_is() {
         assert_eq!((disk.sectors, disk.lba48), (SECTORS, true));
         assert_eq!(disk.serial.to_string(), "e7.3");
         assert_eq!(disk.firmware.to_string(), env!("CARGO_PKG_VERSION"));
-        assert_eq!(disk.sandrail.map(|features| features.0), Some(3));
+        assert_eq!(disk.sandrail.map(|features| features.0), Some(7));
         (
             disk.flush,
             disk.flush_ext,

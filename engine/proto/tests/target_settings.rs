@@ -253,7 +253,7 @@ fn a_reservation_shuts_out_every_ata_command_but_identify() {
 }
 
 #[test]
-fn force_is_taken_from_anyone_or_from_nobody() {
+fn force_is_taken_from_anyone_until_an_epoch_comes_or_from_nobody() {
     let mut bed = Bed::new(Pace::Inline);
     change(&mut bed, &reserve(A, 1, 1, &[A]));
     let reply = change(&mut bed, &reserve(C, 2, 2, &[C]));
@@ -265,6 +265,22 @@ fn force_is_taken_from_anyone_or_from_nobody() {
         by,
         members
     }));
+    // A late copy of that request must not come back over an epoch, unless told so.
+    change(&mut bed, &reserve_epoch(A, 3, 5, &[A]));
+    bed.events();
+    assert_eq!(bed.ask(&reserve(C, 2, 2, &[C]))[14..16], RESERVED);
+    assert_eq!([A, C].map(|src| read(&mut bed, src)), [SERVED, RESERVED]);
+    assert!(!state(&bed).forced && state(&bed).reserved == [A]);
+    let refused = BladeEvent::SetRefused {
+        target: TargetIndex(0),
+        by: C,
+        epoch: 0,
+    };
+    assert_eq!(bed.events(), [refused]);
+    // Nor when the epoch has let everybody in.
+    change(&mut bed, &reserve_epoch(A, 4, 6, &[]));
+    assert_eq!(bed.ask(&reserve(C, 2, 2, &[C]))[14..16], RESERVED);
+    assert_eq!(read(&mut bed, A), SERVED);
     let disk = TestDisk::new(SECTORS, Pace::Inline);
     let mut bed = Bed::with(disk, |_, target| target.force_set = ForceSet::Refuse);
     assert_eq!(
@@ -355,9 +371,15 @@ fn epochs_go_forward_only() {
     bed.assert_idle();
 }
 
+/// A blade that takes FORCE-SET whatever is in force.
+fn forcible() -> Bed {
+    let disk = TestDisk::new(SECTORS, Pace::Inline);
+    Bed::with(disk, |_, target| target.force_set = ForceSet::Allow)
+}
+
 #[test]
 fn a_late_copy_of_an_overruled_epoch_does_not_bring_its_list_back() {
-    let mut bed = Bed::new(Pace::Inline);
+    let mut bed = forcible();
     change(&mut bed, &reserve_epoch(A, 1, 5, &[A]));
     let reply = change(&mut bed, &reserve(C, 2, 2, &[C]));
     assert_eq!(reply[14..16], SERVED);
@@ -378,7 +400,7 @@ fn a_late_copy_of_an_overruled_epoch_does_not_bring_its_list_back() {
 #[test]
 fn a_set_that_was_overruled_before_its_answer_is_not_vouched_for() {
     for overruled_by_force in [true, false] {
-        let mut bed = Bed::new(Pace::Inline);
+        let mut bed = forcible();
         let (first, second) = if overruled_by_force {
             (reserve_epoch(A, 1, 5, &[A]), reserve(C, 2, 2, &[C]))
         } else {

@@ -27,7 +27,7 @@ pub use mask::{
 pub use reserve::{MACS_MAX, MacList, ReserveCommand, ReserveRepr};
 
 pub use vendor::{
-    Features, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND, SANDRAIL_VERSION, SandrailError,
+    Birth, Features, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND, SANDRAIL_VERSION, SandrailError,
     SandrailOperation, SandrailRepr, SandrailStatus, Session,
 };
 

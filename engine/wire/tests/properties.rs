@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sandrail_wire::aoe::{
-    AtaRepr, Body, ConfigCommand, ConfigRepr, DirectiveCommand, ErrorCode, Features, Header,
+    AtaRepr, Birth, Body, ConfigCommand, ConfigRepr, DirectiveCommand, ErrorCode, Features, Header,
     MacList, MaskCommand, MaskDirectives, MaskError, MaskRepr, Repr, ReserveCommand, ReserveRepr,
     SandrailRepr, Session, VENDOR_COMMAND_MIN,
 };
@@ -201,7 +201,8 @@ proptest! {
     #[test]
     fn sandrails_command_is_read_as_it_was_written(
         (operation, status, shard, features) in any::<(u8, u8, u8, u32)>(),
-        (incarnation, session, epoch, loss_mark, lifetime_ms) in any::<(u64, u16, u64, u64, u32)>(),
+        (incarnation, session, epoch, loss_mark) in any::<(u64, u16, u64, u64)>(),
+        (lifetime_ms, birth) in any::<(u32, u32)>(),
         macs in proptest::collection::vec(any::<[u8; 6]>(), 0..=255),
         padding in 0..46_usize,
     ) {
@@ -216,6 +217,7 @@ proptest! {
             epoch,
             loss_mark,
             lifetime_ms,
+            birth: Birth(birth),
             macs: MacList::from_bytes(&macs).expect("whole addresses"),
         };
         let mut out = vec![0xaa; repr.len_bytes() + padding];

@@ -26,7 +26,9 @@ Exports:
                                   the machine's (unless told otherwise); the machine's
     power-cut                     holds unflushed writes in memory, and loses them with the process: for drills
     sessions=optional|required    whether initiators without a session may write
-    force-set=allow|refuse        whether an AoE FORCE-SET may take a reservation away
+    force-set=until-epoch|allow|refuse
+                                  whether an AoE FORCE-SET may take a reservation away: unless an epoch is in force;
+                                  even then; never
     sectors-max=N                 the most sectors of one command, told to initiators
     model=TEXT, serial=TEXT       what IDENTIFY says
     home=N                        which of the cores serves it, counted from 0; in turn unless told

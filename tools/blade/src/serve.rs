@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow};
 use sandrail_node::clock;
 use sandrail_proto::aoe::target::{
-    Blade, BladeConfig, ForceSet, InterfaceConfig, PersistentState, SessionRule, TargetConfig,
+    Blade, BladeConfig, InterfaceConfig, PersistentState, SessionRule, TargetConfig,
 };
 use sandrail_wire::TargetAddr;
 use sandrail_wire::ata::IdentifyString;
@@ -59,6 +60,7 @@ impl Plan {
             persistent.push(known.unwrap_or_else(|| PersistentState {
                 // Somewhere, so that numbers of a life that nobody remembers are not likely to come again.
                 session_next: chance.u16(1..),
+                birth_next: births_of_nobody(),
                 ..PersistentState::default()
             }));
         }
@@ -118,9 +120,7 @@ impl Plan {
         }
         config.read_only = export.read_only;
         config.sectors_max = export.sectors_max;
-        if export.force_refused {
-            config.force_set = ForceSet::Refuse;
-        }
+        config.force_set = export.force_set;
         if export.sessions_required {
             config.sessions = SessionRule::Required;
         }
@@ -139,6 +139,14 @@ impl Plan {
 }
 
 /// Another number with each start.
+/// More than any birth that a target has given which forgot them: fewer lives than seconds pass.
+fn births_of_nobody() -> u32 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_1970.map_or(1, |since| {
+        u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2)
+    })
+}
+
 fn random_seed() -> u64 {
     // The standard library seeds its maps from the system's randomness.
     RandomState::new().hash_one(std::process::id())

@@ -102,6 +102,13 @@ impl Host {
     }
 }
 
+/// A process that does not run.
+pub struct Paused {
+    initiator: Option<Initiator<Vec<u8>>>,
+    sent: Vec<u64>,
+    target: Option<TargetId>,
+}
+
 type Delivery = (Instant, u64, MacAddr, Vec<u8>);
 
 pub struct Pair {
@@ -198,6 +205,25 @@ impl Pair {
         entry.done.clear();
     }
 
+    /// Takes a host's process out of the world, as one that is paused.
+    pub fn pause(&mut self, host: usize) -> Paused {
+        let entry = &mut self.hosts[host];
+        Paused {
+            initiator: entry.initiator.take(),
+            sent: core::mem::take(&mut entry.sent),
+            target: entry.target.take(),
+        }
+    }
+
+    /// And back, in place of what runs there.
+    pub fn resume(&mut self, host: usize, paused: Paused) {
+        let entry = &mut self.hosts[host];
+        entry.initiator = paused.initiator;
+        entry.sent = paused.sent;
+        entry.target = paused.target;
+        entry.done.clear();
+    }
+
     pub fn start_blade(&mut self) {
         let Some(medium) = self.medium.take() else {
             return;
@@ -230,6 +256,14 @@ impl Pair {
         let nothing = CachedDisk::new(Medium::new(0), 0, 0);
         let disk = core::mem::replace(disk, nothing);
         self.medium = Some(disk.end(power));
+    }
+
+    /// What was durable of the blade's state is gone.
+    pub fn forget(&mut self) {
+        self.kept = PersistentState {
+            session_next: 9000,
+            ..PersistentState::default()
+        };
     }
 
     /// What the disk holds, whether its blade runs or not.

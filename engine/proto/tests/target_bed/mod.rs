@@ -163,6 +163,20 @@ pub fn attach_of(
     out
 }
 
+/// The same of a life that knows births, and names this one (0: none yet).
+pub fn attach_born(
+    src: MacAddr,
+    incarnation: u64,
+    shard: u8,
+    birth: u32,
+    stations: &[MacAddr],
+) -> Vec<u8> {
+    let mut out = attach_of(src, 0x77, incarnation, shard, stations);
+    out[35] = 7;
+    out[68..72].copy_from_slice(&birth.to_be_bytes());
+    out
+}
+
 /// A reservation by epoch.
 pub fn reserve_epoch(src: MacAddr, tag: u32, epoch: u64, macs: &[MacAddr]) -> Vec<u8> {
     let mut out = frame(src, "10 00 0007 03 f0");

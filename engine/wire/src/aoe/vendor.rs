@@ -31,6 +31,10 @@ impl Features {
     pub const SESSIONS: Self = Self(1);
     /// Reservations by epoch (S8).
     pub const EPOCHS: Self = Self(2);
+    /// Lives of initiators are numbered, and an attach lists all MACs of its process (S5, S10).
+    pub const BIRTHS: Self = Self(4);
+    /// All that this crate knows.
+    pub const ALL: Self = Self::SESSIONS.union(Self::EPOCHS).union(Self::BIRTHS);
 
     /// Those in either.
     #[must_use]
@@ -69,6 +73,28 @@ impl Session {
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}", self.0)
+    }
+}
+
+/// A number that a target gives to a life of an initiator's shard when it first hears of it, greater than all that it gave before
+/// (S10). The life names it in each attach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Birth(pub u32);
+
+impl Birth {
+    /// None is known yet. Never given.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is one.
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+}
+
+impl fmt::Display for Birth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -120,7 +146,7 @@ pub enum SandrailStatus {
     BadArgument,
     /// 4: the target is reserved for others.
     Reserved,
-    /// 5: this incarnation was fenced; only a new one is admitted (S10).
+    /// 5: this life was fenced, or another one of its MACs was born later; only a new one is admitted (S10).
     Fenced,
     /// 6: no session is free.
     NoSession,
@@ -128,6 +154,8 @@ pub enum SandrailStatus {
     StaleEpoch,
     /// 8: the change could not be made durable.
     NotDurable,
+    /// 9: the attach names no birth, or none that this target has given: the answer has one (S10).
+    Unborn,
     /// A number that this version does not define.
     Other(u8),
 }
@@ -144,6 +172,7 @@ impl From<u8> for SandrailStatus {
             6 => Self::NoSession,
             7 => Self::StaleEpoch,
             8 => Self::NotDurable,
+            9 => Self::Unborn,
             other => Self::Other(other),
         }
     }
@@ -161,6 +190,7 @@ impl From<SandrailStatus> for u8 {
             SandrailStatus::NoSession => 6,
             SandrailStatus::StaleEpoch => 7,
             SandrailStatus::NotDurable => 8,
+            SandrailStatus::Unborn => 9,
             SandrailStatus::Other(other) => other,
         }
     }
@@ -188,12 +218,15 @@ pub struct SandrailRepr<'a> {
     /// Milliseconds: in an answer, how long the target remembers what it did; in an attach, how long the initiator lets its
     /// frames live.
     pub lifetime_ms: u32,
-    /// The list to be set; in answers to hello and reserve, the list in force.
+    /// In an attach: the birth that this target gave to the shard's life; in an answer with [`SandrailStatus::Unborn`], the one that
+    /// it gives.
+    pub birth: Birth,
+    /// The list to be set; in answers to hello and reserve, the list in force; in an attach, all MACs of the process.
     pub macs: MacList<'a>,
 }
 
 impl<'a> SandrailRepr<'a> {
-    /// A request with all fields at rest but the operation, and with the features that this crate knows.
+    /// A request with all fields at rest but the operation, and with the features that need no other fields.
     #[must_use]
     pub const fn request(operation: SandrailOperation) -> Self {
         Self {
@@ -206,6 +239,7 @@ impl<'a> SandrailRepr<'a> {
             epoch: 0,
             loss_mark: 0,
             lifetime_ms: 0,
+            birth: Birth::NONE,
             macs: MacList::EMPTY,
         }
     }
@@ -248,6 +282,7 @@ impl<'a> SandrailRepr<'a> {
             epoch: u64::from_be_bytes(field(args, 24)),
             loss_mark: u64::from_be_bytes(field(args, 32)),
             lifetime_ms: u32::from_be_bytes(field(args, 40)),
+            birth: Birth(u32::from_be_bytes(field(args, 44))),
             macs,
         })
     }
@@ -280,7 +315,7 @@ impl<'a> SandrailRepr<'a> {
         args[24..32].copy_from_slice(&self.epoch.to_be_bytes());
         args[32..40].copy_from_slice(&self.loss_mark.to_be_bytes());
         args[40..44].copy_from_slice(&self.lifetime_ms.to_be_bytes());
-        args[44..48].fill(0);
+        args[44..48].copy_from_slice(&self.birth.0.to_be_bytes());
         list.copy_from_slice(self.macs.as_bytes());
         Ok(len_bytes)
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sandrail_proto::aoe::target::ForceSet;
 use sandrail_proto::aoe::target::backing::SECTOR_BYTES;
 use sandrail_wire::TargetAddr;
 
@@ -55,7 +56,7 @@ pub(crate) struct Export {
     pub(crate) promise: Option<Promise>,
     pub(crate) power_cut: bool,
     pub(crate) sessions_required: bool,
-    pub(crate) force_refused: bool,
+    pub(crate) force_set: ForceSet,
     pub(crate) sectors_max: Option<u8>,
     pub(crate) model: Option<String>,
     pub(crate) serial: Option<String>,
@@ -114,7 +115,7 @@ impl ExportParts {
             promise: None,
             power_cut: false,
             sessions_required: false,
-            force_refused: false,
+            force_set: ForceSet::default(),
             sectors_max: None,
             model: None,
             serial: None,
@@ -154,7 +155,14 @@ impl ExportParts {
             "sessions" => {
                 rest.sessions_required = word(text, &[("optional", false), ("required", true)])?;
             }
-            "force-set" => rest.force_refused = word(text, &[("allow", false), ("refuse", true)])?,
+            "force-set" => {
+                let words = [
+                    ("until-epoch", ForceSet::UntilEpoch),
+                    ("allow", ForceSet::Allow),
+                    ("refuse", ForceSet::Refuse),
+                ];
+                rest.force_set = word(text, &words)?;
+            }
             "sectors-max" => rest.sectors_max = Some(number(text, 1, u8::MAX)?),
             "model" => rest.model = Some(ascii(text, 40)?),
             "serial" => rest.serial = Some(ascii(text, 20)?),
@@ -343,7 +351,7 @@ mod tests {
             (export.direct, export.promise()),
             (Direct::On, Promise::WriteThrough)
         );
-        assert!(export.sessions_required && export.force_refused);
+        assert!(export.sessions_required && export.force_set == ForceSet::Refuse);
         assert_eq!(Export::parse("e1.1=/f").unwrap().promise(), Promise::Flush);
         // Whatever follows the first equals sign is the path.
         let odd = Export::parse("e1.1=/a=b").unwrap();

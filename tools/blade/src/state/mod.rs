@@ -1,4 +1,4 @@
-//! What a target must remember over a restart: config string, mask, reservation, epoch, fenced incarnations.
+//! What a target must remember over a restart: config string, mask, reservation, epoch, and who must not come back.
 //!
 //! Each target has a file of its own in the state folder, `e7.3.state`: a line that names format and version, one JSON
 //! object, and a line with its length and checksum. A new state is written beside it, synced, renamed over it, and the
@@ -20,7 +20,7 @@ pub(crate) mod keeper;
 /// What the first line says before the version.
 const MAGIC: &str = "sandrail-blade state ";
 /// The version written, and the newest that is read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// No state is longer: 255 addresses on each list, a config string, fenced incarnations.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Marks the folder as in use.
@@ -39,6 +39,13 @@ struct Body {
     forced: bool,
     fenced: Vec<(String, u64)>,
     session_next: u16,
+    // Version 1 has none of these: it numbered no lives.
+    #[serde(default)]
+    birth_next: u32,
+    #[serde(default)]
+    removed: Vec<(String, u32)>,
+    #[serde(default)]
+    removed_others: u32,
 }
 
 /// Why a state can't be had or kept.
@@ -217,6 +224,13 @@ fn encode(addr: TargetAddr, state: &PersistentState) -> Vec<u8> {
             .map(|(mac, incarnation)| (mac.to_string(), *incarnation))
             .collect(),
         session_next: state.session_next,
+        birth_next: state.birth_next,
+        removed: state
+            .removed
+            .iter()
+            .map(|(mac, at)| (mac.to_string(), *at))
+            .collect(),
+        removed_others: state.removed_others,
     };
     let json = serde_json::to_string(&body).expect("texts and numbers make JSON");
     let mut text = format!("{MAGIC}{VERSION}\n{json}\n");
@@ -283,6 +297,7 @@ fn state_of(body: &Body) -> Option<PersistentState> {
             .collect::<Option<Vec<_>>>()
     };
     let fenced = |(mac, incarnation): &(String, u64)| Some((mac.parse().ok()?, *incarnation));
+    let removed = |(mac, at): &(String, u32)| Some((mac.parse().ok()?, *at));
     Some(PersistentState {
         config_string: bytes_of(&body.config_string)?,
         mask: macs(&body.mask)?,
@@ -291,6 +306,9 @@ fn state_of(body: &Body) -> Option<PersistentState> {
         forced: body.forced,
         fenced: body.fenced.iter().map(fenced).collect::<Option<_>>()?,
         session_next: body.session_next,
+        birth_next: body.birth_next,
+        removed: body.removed.iter().map(removed).collect::<Option<_>>()?,
+        removed_others: body.removed_others,
     })
 }
 
@@ -333,6 +351,9 @@ mod tests {
             forced: true,
             fenced: vec![(mac(4), 1 << 63)],
             session_next: 4711,
+            birth_next: 815,
+            removed: vec![(mac(3), 0), (mac(5), 77)],
+            removed_others: 12,
         }
     }
 
@@ -351,6 +372,27 @@ mod tests {
         for state in [PersistentState::default(), known()] {
             assert_eq!(read(&encode(ADDR, &state)).unwrap(), state);
         }
+    }
+
+    #[test]
+    fn a_state_of_the_first_version_is_read() {
+        let text = concat!(
+            "sandrail-blade state 1\n",
+            r#"{"target":"e7.3","config_string":"00","mask":[],"reserved":["02:00:00:00:00:0a"],"epoch":41,"#,
+            r#""forced":false,"fenced":[["02:00:00:00:00:0b",9]],"session_next":4857}"#,
+            "\n",
+        );
+        let check = crc32c(text.as_bytes());
+        let whole = format!("{text}{} bytes, crc32c {check:08x}\n", text.len());
+        let expected = PersistentState {
+            config_string: vec![0],
+            reserved: vec![mac(10)],
+            epoch: 41,
+            fenced: vec![(mac(11), 9)],
+            session_next: 4857,
+            ..PersistentState::default()
+        };
+        assert_eq!(read(whole.as_bytes()).unwrap(), expected);
     }
 
     #[test]
@@ -373,10 +415,10 @@ mod tests {
     #[test]
     fn newer_versions_and_other_targets_are_told_apart_from_damage() {
         let text = String::from_utf8(encode(ADDR, &known())).unwrap();
-        let newer = text.replacen("state 1", "state 2", 1);
+        let newer = text.replacen("state 2", "state 3", 1);
         assert!(matches!(
             read(newer.as_bytes()),
-            Err(StateError::Newer { version: 2, .. })
+            Err(StateError::Newer { version: 3, .. })
         ));
         let other = encode(TargetAddr { shelf: 7, slot: 4 }, &known());
         assert!(matches!(read(&other), Err(StateError::Foreign { .. })));

@@ -147,7 +147,7 @@ fn damaged_newer_or_foreign_states_and_a_folder_in_use_keep_it_from_starting() {
         (good[..good.len() / 2].to_vec(), "is damaged"),
         (Vec::new(), "is damaged"),
         (
-            text.replacen("state 1", "state 9", 1).into_bytes(),
+            text.replacen("state 2", "state 9", 1).into_bytes(),
             "version 9",
         ),
     ] {

@@ -513,8 +513,12 @@ pub enum AttachFailure {
 /// Why an attach was not begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
-    /// All places in the table are taken.
-    #[error("{} targets are attached already", super::config::TARGETS_MAX)]
+    /// All places in the table are taken, or too many addresses were attached in this life.
+    #[error(
+        "{} targets are attached already, or {} were in this process's life",
+        super::config::TARGETS_MAX,
+        super::BIRTHS_MAX
+    )]
     TableFull,
     /// The address has a wildcard in it.
     #[error("{0} is a wildcard, not one target")]

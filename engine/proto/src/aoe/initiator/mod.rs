@@ -33,7 +33,7 @@ mod transmit;
 
 use std::collections::VecDeque;
 
-use sandrail_wire::aoe::Features;
+use sandrail_wire::aoe::{Birth, Features};
 use sandrail_wire::{Lba, MacAddr, TargetAddr};
 
 pub use api::*;
@@ -49,6 +49,8 @@ use request::{RequestState, Requests, control_bytes, extent};
 use target::{Phase, Target};
 use transmit::Interface;
 
+/// Addresses of which a life remembers that it was let in once: a further one is not attached.
+const BIRTHS_MAX: usize = 4096;
 /// Notices kept for an owner that does not fetch them; half of them for what strangers send.
 const NOTICES_MAX: usize = 256;
 
@@ -59,6 +61,8 @@ pub struct Initiator<B> {
     interfaces: Vec<Interface>,
     /// The MACs of the whole process as an attach lists them.
     stations: Box<[u8]>,
+    /// The births that targets have told this life, also of targets that it has let go (S10).
+    births: Vec<(TargetAddr, Birth)>,
     targets: Vec<Target>,
     commands: Commands,
     requests: Requests<B>,
@@ -132,6 +136,7 @@ impl<B: RequestBuffer> Initiator<B> {
             staging: buffer::staging(interfaces.iter().map(|i| i.mtu_bytes).max().unwrap_or(0)),
             counters: Counters::default(),
             stations,
+            births: Vec::new(),
             config,
         })
     }
@@ -169,7 +174,12 @@ impl<B: RequestBuffer> Initiator<B> {
             .iter()
             .position(free)
             .ok_or(AttachError::TableFull)?;
+        let born = self.births.iter().find(|(known, _)| *known == addr);
+        if born.is_none() && self.births.len() >= BIRTHS_MAX {
+            return Err(AttachError::TableFull);
+        }
         let mut target = Target::free();
+        target.birth = born.map_or(Birth::NONE, |(_, birth)| *birth);
         target.phase = Phase::Asking { gather_until: None };
         target.addr = addr;
         target.pinned = pinned;

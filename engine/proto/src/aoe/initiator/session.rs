@@ -9,13 +9,17 @@
 //! - Within a session nothing acknowledged was lost, since a restart of the target ends it. So no silence or advertisement
 //!   fails a flush: they only make us ask. The loss mark that comes with each session says whether the step from one to the
 //!   next lost anything.
-//! - Our attach ends the sessions of an earlier process with the same MAC, so nothing needs to be waited for at the start.
+//! - Our attach lists all MACs of this process and ends the sessions of an earlier one that has any of them, so nothing needs to be
+//!   waited for at the start.
+//!
+//! The first answer tells a *birth*, a number that orders the lives of a MAC, which each later attach names, for as long as this
+//! process lives: by it the target knows those who lived before they were fenced (S10).
 //!
 //! All paths must lead to one target: two that serve the same disk have sessions of their own each.
 
 use sandrail_wire::aoe::{
-    Body, ErrorCode, Features, MacList, Repr, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND, SandrailError,
-    SandrailOperation, SandrailRepr, SandrailStatus, Session,
+    Birth, Body, ErrorCode, Features, MacList, Repr, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND,
+    SandrailError, SandrailOperation, SandrailRepr, SandrailStatus, Session,
 };
 
 use super::api::{
@@ -41,6 +45,8 @@ pub(super) struct Membership {
     /// The command that asks, or [`NONE`].
     pub(super) ask: u16,
     asked_at: Option<Instant>,
+    /// The birth that it names.
+    asked_as: Birth,
     refusal: Option<SessionRefusal>,
     /// Since when every answer says that this process is fenced.
     fenced_since: Option<Instant>,
@@ -52,6 +58,7 @@ impl Membership {
         ask_at: None,
         ask: NONE,
         asked_at: None,
+        asked_as: Birth::NONE,
         refusal: None,
         fenced_since: None,
     };
@@ -67,10 +74,11 @@ impl Membership {
     }
 
     /// The question goes out now, as this command.
-    pub(super) fn begin_ask(&mut self, now: Instant, slot: u16) {
+    pub(super) fn begin_ask(&mut self, now: Instant, slot: u16, birth: Birth) {
         self.ask = slot;
         self.ask_at = None;
         self.asked_at = Some(now);
+        self.asked_as = birth;
     }
 
     /// Asks soon, but no sooner than a probe's interval after the last time. A question under way is left alone.
@@ -179,15 +187,31 @@ fn lifetime_ms(config: &InitiatorConfig) -> u32 {
 /// Bytes of an attach without its list, from the AoE header on.
 pub(super) const ATTACH_BYTES: usize = 10 + SANDRAIL_ARGS_BYTES;
 
-/// The request for a session, with the MACs of the whole process.
-pub(super) fn attach_request<'a>(config: &InitiatorConfig, stations: &'a [u8]) -> SandrailRepr<'a> {
+/// The request for a session, with the MACs of the whole process and the birth that the target gave to this life, if it did.
+pub(super) fn attach_request<'a>(
+    config: &InitiatorConfig,
+    stations: &'a [u8],
+    birth: Birth,
+) -> SandrailRepr<'a> {
     SandrailRepr {
+        features: Features::ALL,
+        birth,
         macs: MacList::from_bytes(stations).unwrap_or(MacList::EMPTY),
         shard: config.shard,
         incarnation: config.incarnation,
         lifetime_ms: lifetime_ms(config),
         ..SandrailRepr::request(SandrailOperation::Attach)
     }
+}
+
+/// The birth that an answer to an attach tells.
+fn given_birth(repr: &Repr<'_>) -> Option<Birth> {
+    let answer = match answer_in(&repr.body, SandrailOperation::Attach) {
+        Some(Ok(answer)) if repr.error.is_none() => answer,
+        _ => return None,
+    };
+    let told = answer.status == SandrailStatus::Unborn && answer.birth.is_some();
+    told.then_some(answer.birth)
 }
 
 /// The session that an answer to an attach grants.
@@ -319,13 +343,19 @@ impl<B: RequestBuffer> Initiator<B> {
         self.end_command(now, slot);
         let path = self.targets[usize::from(number)].path_mut(path_number);
         path.membership.ask = NONE;
+        if let Some(birth) = given_birth(repr) {
+            self.take_birth(now, number, path_number, birth);
+            return self.settle_session(now, number);
+        }
         match granted(&self.config, repr) {
             Ok(answer) => {
                 path.membership.session = answer.session;
                 path.membership.refusal = None;
                 path.membership.fenced_since = None;
                 // What an earlier process sent with this MAC belongs to sessions that are void now.
-                let quarantined = path.predecessor.take().is_some();
+                // A target that takes no list ends those of this one MAC.
+                let whole = answer.features.contains(Features::BIRTHS) || self.stations.len() == 6;
+                let quarantined = whole && path.predecessor.take().is_some();
                 let target = &mut self.targets[usize::from(number)];
                 if answer.session != target.session {
                     self.begin_session(now, number, path_number, &answer);
@@ -348,6 +378,29 @@ impl<B: RequestBuffer> Initiator<B> {
             }
         }
         self.settle_session(now, number);
+    }
+
+    /// The target has told this life's birth (S10): the first word counts, as long as the target knows it.
+    fn take_birth(&mut self, now: Instant, number: u8, path_number: u8, birth: Birth) {
+        let target = &mut self.targets[usize::from(number)];
+        let asked_as = target.path(path_number).membership.asked_as;
+        if target.birth == asked_as {
+            target.birth = birth;
+            let addr = target.addr;
+            self.births.retain(|(known, _)| *known != addr);
+            self.births.push((addr, birth));
+        }
+        let target = &mut self.targets[usize::from(number)];
+        let membership = &mut target.path_mut(path_number).membership;
+        membership.session = Session::NONE;
+        membership.refusal = None;
+        membership.fenced_since = None;
+        if asked_as.is_some() {
+            // It does not know its own word any more, which should not happen over and over.
+            membership.want_ask(&self.config, now);
+        } else {
+            membership.ask_at = Some(now);
+        }
     }
 
     /// The target granted a session that is not the one we knew.

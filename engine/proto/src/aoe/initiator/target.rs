@@ -1,6 +1,6 @@
 //! A target: what is known of it, its paths, and what waits for it.
 
-use sandrail_wire::aoe::{ConfigRepr, Features, Session};
+use sandrail_wire::aoe::{Birth, ConfigRepr, Features, Session};
 use sandrail_wire::ata::Identify;
 use sandrail_wire::{MacAddr, TargetAddr};
 
@@ -63,6 +63,8 @@ pub(super) struct Target {
     /// The session last granted, and the loss mark that came with it.
     pub(super) session: Session,
     pub(super) loss_mark: u64,
+    /// The number that it has given to this shard's life (S10).
+    pub(super) birth: Birth,
     /// Why we don't even ask for one.
     pub(super) unasked: Option<SessionRefusal>,
     /// How all paths together stand, as last told.
@@ -101,6 +103,7 @@ impl Target {
             speaks: false,
             session: Session::NONE,
             loss_mark: 0,
+            birth: Birth::NONE,
             unasked: None,
             standing: SessionState::Unspoken,
             identify_due: false,

@@ -12,7 +12,7 @@ use sandrail_wire::{EtherType, Lba, MacAddr, TargetAddr};
 
 use super::api::{InterfaceId, Operation};
 use super::command::{COPIES_MAX, Command, Kind, State};
-use super::config::{InitiatorConfig, InterfaceConfig, PATHS_MAX, PROBE_COMMANDS};
+use super::config::{InterfaceConfig, PATHS_MAX, PROBE_COMMANDS};
 use super::list::NONE;
 use super::request::RequestState;
 use super::session::attach_request;
@@ -317,8 +317,10 @@ impl<B: RequestBuffer> Initiator<B> {
     /// A request for a session, or whether the one that we had still is.
     fn decide_session(&mut self, now: Instant, number: u8, path_number: u8) -> Option<Decided> {
         let slot = self.allocate(now, Kind::Session, State::Slow)?;
-        let path = self.targets[usize::from(number)].path_mut(path_number);
-        path.membership.begin_ask(now, slot);
+        let target = &mut self.targets[usize::from(number)];
+        let birth = target.birth;
+        let membership = &mut target.path_mut(path_number).membership;
+        membership.begin_ask(now, slot, birth);
         Some(self.launch(now, slot, number, path_number))
     }
 
@@ -454,6 +456,7 @@ impl<B: RequestBuffer> Initiator<B> {
         let carrier = request.and_then(|request| request.buffer.as_ref());
         let buffer = carrier.map_or(&[][..], RequestBuffer::control);
         let target = &self.targets[usize::from(command.target)];
+        let birth = target.birth;
         let addr = if command.kind == Kind::Discover {
             TargetAddr::BROADCAST
         } else {
@@ -510,7 +513,8 @@ impl<B: RequestBuffer> Initiator<B> {
         scratch[end..end + control.len()].copy_from_slice(control);
         end += control.len();
         if let Body::Vendor { .. } = body {
-            end += sandrail_request(&self.config, operation, buffer, &self.stations)
+            let attach = attach_request(&self.config, &self.stations, birth);
+            end += sandrail_request(operation, buffer, attach)
                 .emit(&mut scratch[end..])
                 .expect("the scratch holds any control frame");
         }
@@ -557,10 +561,9 @@ fn ata_request(command: &Command, target: &Target) -> AtaRepr {
 
 /// The arguments of Sandrail's command: of a reservation by epoch, or of our own request for a session.
 fn sandrail_request<'a>(
-    config: &InitiatorConfig,
     operation: Option<Operation>,
     buffer: &'a [u8],
-    stations: &'a [u8],
+    attach: SandrailRepr<'a>,
 ) -> SandrailRepr<'a> {
     match operation {
         Some(Operation::ReserveEpoch { epoch, len_bytes }) => SandrailRepr {
@@ -568,7 +571,7 @@ fn sandrail_request<'a>(
             macs: mac_list(buffer, len_bytes),
             ..SandrailRepr::request(SandrailOperation::Reserve)
         },
-        _ => attach_request(config, stations),
+        _ => attach,
     }
 }
 

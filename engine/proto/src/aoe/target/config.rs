@@ -16,6 +16,9 @@ pub const MTU_BYTES_MIN: usize = 1042;
 /// Session numbers that are made durable in advance, so that a restart does not hand them out again.
 pub const SESSION_BLOCK: u16 = 256;
 
+/// The same of births, the numbers of initiators' lives.
+pub const BIRTH_BLOCK: u32 = 256;
+
 /// Limits of one core's blade. Everything is allocated at the start.
 #[derive(Clone, Debug)]
 pub struct BladeConfig {
@@ -85,9 +88,12 @@ pub(super) fn within<T: PartialOrd + core::fmt::Debug>(
 /// Whether a reservation may be replaced by force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForceSet {
-    /// FORCE-SET is taken from anyone, as the specification has it.
-    #[default]
+    /// FORCE-SET is taken from anyone, as the specification has it. A late copy of one overrules whatever came after it, epochs as
+    /// well.
     Allow,
+    /// The same, while no epoch is in force; then it is refused like a plain SET (S8).
+    #[default]
+    UntilEpoch,
     /// It is refused with error 6.
     Refuse,
 }
@@ -136,7 +142,7 @@ impl TargetConfig {
             serial: IdentifyString::new(&addr.to_string()).expect("a short text"),
             read_only: false,
             sectors_max: None,
-            force_set: ForceSet::Allow,
+            force_set: ForceSet::default(),
             sessions: SessionRule::Optional,
             persistent: PersistentState::default(),
         }
@@ -162,4 +168,11 @@ pub struct PersistentState {
     /// The first session number that was never handed out. Where nothing was kept, somewhere at random, so that a number of
     /// the target's last life is not likely to come again within a frame lifetime.
     pub session_next: u16,
+    /// The first birth that was never given; 0 is the same as 1. Where nothing was kept, more than any that was given before, so
+    /// that lives which remember theirs are not taken for younger than they are.
+    pub birth_next: u32,
+    /// MACs that are listed or were removed from the reservation: lives that were born before are not admitted with them (S10).
+    pub removed: Vec<(MacAddr, u32)>,
+    /// The same number of all other MACs.
+    pub removed_others: u32,
 }

@@ -14,6 +14,7 @@ mod answers;
 pub mod api;
 mod ata;
 pub mod backing;
+mod births;
 pub mod config;
 mod duplicates;
 mod operation;

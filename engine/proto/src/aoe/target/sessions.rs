@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use sandrail_wire::MacAddr;
-use sandrail_wire::aoe::Session;
+use sandrail_wire::aoe::{Birth, Session};
 
 use crate::time::Instant;
 
@@ -39,6 +39,7 @@ struct Place {
     session: Session,
     incarnation: u64,
     shard: u8,
+    birth: Birth,
     macs: [Option<MacAddr>; MACS_MAX],
     /// All MACs of the process that it is of, as far as its attaches have told, in order; those above included.
     stations: Vec<MacAddr>,
@@ -67,6 +68,8 @@ pub(super) struct Attacher {
     pub(super) mac: MacAddr,
     pub(super) incarnation: u64,
     pub(super) shard: u8,
+    /// Which life of its MACs it is, if it knows.
+    pub(super) birth: Birth,
     /// All MACs of its process, in order, `mac` included.
     pub(super) stations: Vec<MacAddr>,
 }
@@ -77,6 +80,7 @@ impl Attacher {
         mac: MacAddr,
         incarnation: u64,
         shard: u8,
+        birth: Birth,
         others: impl Iterator<Item = MacAddr>,
     ) -> Self {
         let mut stations: Vec<MacAddr> = others.chain([mac]).collect();
@@ -86,6 +90,7 @@ impl Attacher {
             mac,
             incarnation,
             shard,
+            birth,
             stations,
         }
     }
@@ -93,6 +98,11 @@ impl Attacher {
     /// Whether a session is another life's of the same stations: one MAC in common is enough.
     fn succeeds(&self, place: &Place) -> bool {
         place.incarnation != self.incarnation && self.meets(place)
+    }
+
+    /// Whether a session is, or was, a younger life's.
+    fn is_older(&self, place: &Place) -> bool {
+        self.birth.is_some() && place.birth > self.birth && self.succeeds(place)
     }
 
     fn meets(&self, place: &Place) -> bool {
@@ -121,6 +131,7 @@ impl Sessions {
             session: Session::NONE,
             incarnation: 0,
             shard: 0,
+            birth: Birth::NONE,
             macs: [None; MACS_MAX],
             stations: Vec::new(),
             used: Instant::ZERO,
@@ -228,6 +239,7 @@ impl Sessions {
         };
         if let Some(place) = self.places.iter_mut().find(same) {
             place.used = now;
+            place.birth = who.birth;
             if place.stations != who.stations {
                 place.stations.extend(&who.stations);
                 place.stations.sort_unstable();
@@ -245,10 +257,11 @@ impl Sessions {
         self.open(now, who)
     }
 
-    /// Whether this life was ended, less than a lifetime ago, by another life of one of its MACs.
+    /// Whether a younger life of one of its MACs is known, or this one was ended, less than a lifetime ago, by any other: of those who
+    /// name no birth the first to come is taken for the older.
     pub(super) fn is_superseded(&self, now: Instant, who: &Attacher) -> bool {
         self.places.iter().any(|place| {
-            matches!(place.state, State::Void { at, superseded: true } if now < at + self.lifetime)
+            who.is_older(place) || matches!(place.state, State::Void { at, superseded: true } if now < at + self.lifetime)
                 && place.incarnation == who.incarnation
                 && who.meets(place)
         })
@@ -277,6 +290,7 @@ impl Sessions {
                 session,
                 incarnation: who.incarnation,
                 shard: who.shard,
+                birth: who.birth,
                 macs,
                 stations: who.stations.clone(),
                 used: now,
@@ -340,7 +354,7 @@ mod tests {
     const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
     fn who(mac: MacAddr, incarnation: u64, shard: u8) -> Attacher {
-        Attacher::new(mac, incarnation, shard, core::iter::empty())
+        Attacher::new(mac, incarnation, shard, Birth::NONE, core::iter::empty())
     }
 
     fn sessions(places: u16, next: u16) -> Sessions {

@@ -9,6 +9,7 @@ use sandrail_wire::aoe::{
 
 use super::api::{PersistId, TargetIndex, VoidReason};
 use super::backing::Backing;
+use super::births::note_removals;
 use super::config::{ForceSet, PersistentState};
 use super::operation::Stage;
 use super::receive::{ReplyTo, Verdict};
@@ -66,7 +67,8 @@ impl<D: Backing> Blade<D> {
             let target = &mut self.targets[number];
             let persist = &mut target.persist;
             if persist.given.is_none() && persist.settled < persist.wanted {
-                persist.given = Some((persist.wanted, target.state.session_next));
+                let bounds = (target.state.session_next, target.state.birth_next);
+                persist.given = Some((persist.wanted, bounds.0, bounds.1));
                 let id = PersistId(persist.wanted);
                 let state = target.state.clone();
                 self.next_persist = (number + 1) % count;
@@ -84,14 +86,16 @@ impl<D: Backing> Blade<D> {
         let Some(entry) = self.targets.get_mut(number) else {
             return;
         };
-        let Some((given, bound)) = entry.persist.given.filter(|(given, _)| *given == id.0) else {
+        let is_given = |(given, ..): &(u64, u16, u32)| *given == id.0;
+        let Some((given, sessions, births)) = entry.persist.given.filter(is_given) else {
             return;
         };
         entry.persist.given = None;
         entry.persist.settled = given;
         entry.persist.failed = !ok;
         if ok {
-            entry.sessions.set_durable_until(bound);
+            entry.sessions.set_durable_until(sessions);
+            entry.births.set_durable_until(births);
         } else {
             self.event(BladeEvent::NotDurable { target });
         }
@@ -380,7 +384,11 @@ impl<D: Backing> Blade<D> {
         let is_forced = command == ReserveCommand::ForceSet;
         let epoch_in_force = target.state.epoch > 0 && !target.state.forced;
         let may = if is_forced {
-            target.force_set == ForceSet::Allow
+            match target.force_set {
+                ForceSet::Allow => true,
+                ForceSet::UntilEpoch => !epoch_in_force,
+                ForceSet::Refuse => false,
+            }
         } else {
             !epoch_in_force && target.reserved.admits(to.mac)
         };
@@ -458,6 +466,7 @@ impl<D: Backing> Blade<D> {
         macs: Vec<MacAddr>,
     ) -> u32 {
         let target = &mut self.targets[number];
+        note_removals(&mut target.state, &macs, target.births.next());
         target.reserved = MacSet::new(&macs);
         target.state.reserved = macs;
         self.fence(now, number);

@@ -8,6 +8,7 @@ use sandrail_wire::{MacAddr, TargetAddr};
 
 use super::api::{TargetCounters, TargetStatus};
 use super::backing::{Backing, Durability};
+use super::births::{Births, removed_max};
 use super::config::{
     BladeConfig, ConfigError, ForceSet, PersistentState, SESSION_BLOCK, SessionRule, TargetConfig,
     within,
@@ -69,8 +70,8 @@ impl MacSet {
 pub(super) struct Persist {
     /// Number of the newest state.
     pub(super) wanted: u64,
-    /// Number of the state that is being made durable, and its bound of session numbers.
-    pub(super) given: Option<(u64, u16)>,
+    /// Number of the state that is being made durable, and its bounds of session numbers and births.
+    pub(super) given: Option<(u64, u16, u32)>,
     /// States up to this one are durable, or failed to become so.
     pub(super) settled: u64,
     /// The last attempt failed.
@@ -100,6 +101,7 @@ pub(super) struct Target<D> {
     /// Operations that the disk had no room for, or that an overlapping one has set free, in order.
     pub(super) queued: VecDeque<u32>,
     pub(super) sessions: Sessions,
+    pub(super) births: Births,
     pub(super) mask: MacSet,
     pub(super) reserved: MacSet,
     /// Counts the reservations that were in force.
@@ -132,6 +134,8 @@ impl<D: Backing> Target<D> {
         within("mask", state.mask.len(), 0, mask_max)?;
         within("reserved", state.reserved.len(), 0, reserved_max)?;
         within("fenced", state.fenced.len(), 0, FENCED_MAX)?;
+        let removed_max = removed_max(reserved_max);
+        within("removed", state.removed.len(), 0, removed_max)?;
         let first = limits.first_operation;
         let sectors_max = u32::from(limits.sectors_max);
         let mut target = Self {
@@ -151,6 +155,7 @@ impl<D: Backing> Target<D> {
             ranges: RangeIndex::new(operations_max, sectors_max),
             queued: VecDeque::with_capacity(operations_max as usize),
             sessions: Sessions::new(blade.sessions_max, blade.frame_lifetime, state.session_next),
+            births: Births::new(state.birth_next),
             mask: MacSet::new(&state.mask),
             reserved: MacSet::new(&state.reserved),
             reservation: 0,
@@ -172,9 +177,10 @@ impl<D: Backing> Target<D> {
         self.operations_max
     }
 
-    /// Has more session numbers made durable.
+    /// Has more session numbers and births made durable.
     pub(super) fn reserve_sessions(&mut self) {
         self.state.session_next = self.sessions.bound_after(SESSION_BLOCK);
+        self.state.birth_next = self.births.bound_after();
         self.want_persist();
     }
 
@@ -222,4 +228,4 @@ impl<D: Backing> Target<D> {
 }
 
 /// What this target can do of the vendor command.
-pub(super) const FEATURES: Features = Features::SESSIONS.union(Features::EPOCHS);
+pub(super) const FEATURES: Features = Features::ALL;

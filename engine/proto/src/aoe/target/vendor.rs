@@ -2,13 +2,14 @@
 
 use sandrail_wire::MacAddr;
 use sandrail_wire::aoe::{
-    Body, ErrorCode, Features, MACS_MAX, MacList, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND,
+    Birth, Body, ErrorCode, Features, MACS_MAX, MacList, SANDRAIL_ARGS_BYTES, SANDRAIL_COMMAND,
     SandrailError, SandrailOperation, SandrailRepr, SandrailStatus, Session,
 };
 
 use super::api::VoidReason;
 use super::backing::Backing;
-use super::config::SESSION_BLOCK;
+use super::births::removed_at;
+use super::config::{BIRTH_BLOCK, SESSION_BLOCK};
 use super::receive::{ReplyTo, Verdict};
 use super::sessions::{Attach, Attacher, STATIONS_MAX};
 use super::settings::ChangeKind;
@@ -97,6 +98,7 @@ impl<D: Backing> Blade<D> {
             epoch: target.state.epoch,
             loss_mark: target.backing.loss_mark(),
             lifetime_ms: millis(self.config.frame_lifetime),
+            birth: Birth::NONE,
             macs: MacList::EMPTY,
         }
     }
@@ -119,9 +121,15 @@ impl<D: Backing> Blade<D> {
         request: &SandrailRepr<'_>,
     ) -> Verdict {
         let (incarnation, shard) = (request.incarnation, request.shard);
-        let who = Attacher::new(to.mac, incarnation, shard, request.macs.iter());
+        let birth = if request.features.contains(Features::BIRTHS) {
+            request.birth
+        } else {
+            Birth::NONE
+        };
+        let who = Attacher::new(to.mac, incarnation, shard, birth, request.macs.iter());
         let echo = Echo::of(request);
         let outcome = match self.may_attach(now, number, to, request, &who) {
+            Err(SandrailStatus::Unborn) => return self.give_birth(number, to, echo),
             Ok(()) => {
                 self.end_other_lives(now, number, &who);
                 let attach = self.targets[number].sessions.attach(now, &who);
@@ -170,6 +178,7 @@ impl<D: Backing> Blade<D> {
         who: &Attacher,
     ) -> Result<(), SandrailStatus> {
         let target = &self.targets[number];
+        let names_birth = request.features.contains(Features::BIRTHS);
         let is_valid = request.incarnation != 0
             && request.features.contains(Features::SESSIONS)
             // Copies that live longer than they are remembered would be executed twice.
@@ -179,14 +188,35 @@ impl<D: Backing> Blade<D> {
         if !is_valid {
             return Err(SandrailStatus::BadArgument);
         }
+        // First of all, so that a life has a birth before it can do anything here. The late copy of a former life's first attach comes
+        // to nothing by that, since nobody hears the answer.
+        if names_birth && !target.births.is_known(who.birth) {
+            return Err(SandrailStatus::Unborn);
+        }
         if !target.reserved.admits(who.mac) {
             return Err(SandrailStatus::Reserved);
         }
+        let was_removed = names_birth && who.birth.0 < removed_at(&target.state, who.mac);
         let is_fenced = target.state.fenced.contains(&(who.mac, who.incarnation));
-        if is_fenced || target.sessions.is_superseded(now, who) {
+        if was_removed || is_fenced || target.sessions.is_superseded(now, who) {
             return Err(SandrailStatus::Fenced);
         }
         Ok(())
+    }
+
+    /// Tells a life its birth, which it is to name from now on.
+    fn give_birth(&mut self, number: usize, to: &ReplyTo, echo: Echo) -> Verdict {
+        let birth = self.targets[number].births.give();
+        self.refill_sessions(number);
+        let Some(birth) = birth else {
+            return Verdict::SessionsNotDurable;
+        };
+        let body = SandrailRepr {
+            birth,
+            ..self.vendor_answer(number, echo, SandrailStatus::Unborn)
+        };
+        self.reply_vendor(number, to, &body);
+        Verdict::Used
     }
 
     /// A process speaks for all its MACs: the sessions of other lives of any of them end, and what they have waiting is thrown away
@@ -221,11 +251,13 @@ impl<D: Backing> Blade<D> {
         });
     }
 
-    /// Has more session numbers made durable before those that are run out.
+    /// Has more session numbers and births made durable before those that are run out.
     fn refill_sessions(&mut self, number: usize) {
         let target = &mut self.targets[number];
         let is_idle = target.persist.settled == target.persist.wanted;
-        if is_idle && target.sessions.numbers_left() < SESSION_BLOCK / 2 {
+        let few = target.sessions.numbers_left() < SESSION_BLOCK / 2
+            || target.births.left() < BIRTH_BLOCK / 2;
+        if is_idle && few {
             target.reserve_sessions();
         }
     }
