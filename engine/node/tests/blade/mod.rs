@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each test binary uses another part of it")]
 
 pub(crate) mod bed;
+pub(crate) mod cached;
 pub(crate) mod machine;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -42,6 +43,10 @@ pub(crate) struct Blade {
     pub(crate) reads: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) flushes: AtomicU64,
+    /// READs and WRITEs of these sectors fail.
+    pub(crate) bad: Mutex<BTreeSet<usize>>,
+    /// WRITEs in their order: first sector, sectors.
+    pub(crate) written: Mutex<Vec<(usize, usize)>>,
     /// The real target, which answers instead where there is one.
     machine: Mutex<Option<Machine>>,
     inboxes: Mutex<Vec<Arc<Inbox>>>,
@@ -59,6 +64,8 @@ impl Blade {
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
+            bad: Mutex::default(),
+            written: Mutex::new(Vec::with_capacity(1 << 16)),
             machine: Mutex::new(None),
             inboxes: Mutex::new(Vec::new()),
         })
@@ -157,6 +164,12 @@ impl Blade {
         self.disk.lock().unwrap()[lba * SECTOR_BYTES..(lba + sectors) * SECTOR_BYTES].to_vec()
     }
 
+    /// Puts bytes there.
+    pub(crate) fn poke(&self, lba: usize, bytes: &[u8]) {
+        let from = lba * SECTOR_BYTES;
+        self.disk.lock().unwrap()[from..from + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Answers one frame into `reply`; `false`: no answer.
     fn carry_out(&self, frame: &[u8], reply: &mut Vec<u8>) -> bool {
         if let Some(machine) = self.machine.lock().unwrap().as_mut() {
@@ -203,6 +216,12 @@ impl Blade {
         reply.extend(&frame[24..36]);
         reply[25] = 0;
         reply[27] = ata::STATUS_DRDY;
+        let bad = self.bad.lock().unwrap();
+        if bad.range(lba..lba + count).next().is_some() {
+            reply[25] = ata::ERROR_UNC;
+            reply[27] |= ata::STATUS_ERR;
+            return;
+        }
         match frame[27] {
             ata::COMMAND_READ | ata::COMMAND_READ_EXT if range.end <= disk.len() => {
                 self.reads.fetch_add(1, Ordering::Relaxed);
@@ -210,6 +229,7 @@ impl Blade {
             }
             ata::COMMAND_WRITE | ata::COMMAND_WRITE_EXT if range.end <= disk.len() => {
                 self.writes.fetch_add(1, Ordering::Relaxed);
+                self.written.lock().unwrap().push((lba, count));
                 disk[range].copy_from_slice(&frame[36..36 + count * SECTOR_BYTES]);
             }
             ata::COMMAND_FLUSH | ata::COMMAND_FLUSH_EXT => {
