@@ -4,6 +4,7 @@
 
 mod api;
 mod node;
+pub mod transport;
 
 pub use api::{
     Ask, Change, Config, Event, Flags, LockId, Member, NODES_MAX, Refusal, View, ViewError, Why,
