@@ -17,16 +17,17 @@ impl BladeSite {
     /// The target's address.
     pub const ADDR: TargetAddr = TargetAddr { shelf: 7, slot: 3 };
 
-    /// Makes the namespaces and starts `sandrail-blade` on one core, with a disk in memory, over a link of that name. `idle` is
-    /// what it does when there is nothing to do, in its own words.
+    /// Makes the namespaces and starts `sandrail-blade` on one core, with a disk in memory, over the link that its arguments
+    /// `link` ask for. `idle` is what it does when there is nothing to do, in its own words.
     ///
     /// # Errors
     /// The machine can't have them, or the program is not built.
-    pub fn new(sectors: u64, core: usize, link: &str, idle: &str) -> anyhow::Result<Self> {
+    pub fn new(sectors: u64, core: usize, link: &[&str], idle: &str) -> anyhow::Result<Self> {
         let lab = site::wire()?;
         let options = BladeOptions::find()?
             .export("e7.3", &format!("ram:{}", sectors * 512))
-            .args(["--link", link, "--idle", idle, "--cores", &core.to_string()]);
+            .args(link.iter().copied())
+            .args(["--idle", idle, "--cores", &core.to_string()]);
         let blade = lab.blade(options)?;
         Ok(Self { blade, lab })
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use sandrail_bench::contest::{
     CONTENDERS, Calls, Combo, Contend, Entry, OURS, Sample, Setting, Spent, chosen, goal_for,
+    pair_of,
 };
 use sandrail_bench::driver::Span;
 use sandrail_bench::report;
@@ -147,7 +148,7 @@ struct Outcome {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     anyhow::ensure!(options.rounds > 0, "at least one round");
     anyhow::ensure!(
-        options.link != Way::Packet,
+        !options.link.is_packet(),
         "--link is AF_XDP's mode: AF_PACKET is a contender of its own"
     );
     fs::create_dir_all(&options.out.out)?;
@@ -349,15 +350,30 @@ fn rows_of(combo: Combo, outcomes: &[Outcome]) -> Vec<Row> {
     }
     if let Some(ours) = outcomes.iter().find(|outcome| outcome.entry.key == OURS) {
         let others = outcomes.iter().filter(|other| other.entry.key != OURS);
-        rows.extend(others.map(|other| compared(combo, ours, other)));
+        rows.extend(others.map(|other| compared(combo, ours, other, outcomes)));
     }
     rows
 }
 
-fn compared(combo: Combo, ours: &Outcome, other: &Outcome) -> Row {
+/// Which of two ways to the same a contender is here, by the medians of this very run: the faster, or not. `None`: it is the only
+/// one of its kind.
+fn is_faster(one: &Outcome, outcomes: &[Outcome]) -> Option<bool> {
+    let (first, second) = pair_of(one.entry.key)?;
+    let other = outcomes.iter().find(|other| {
+        let key = other.entry.key;
+        key != one.entry.key && (key == first || key == second)
+    })?;
+    let median = |outcome: &Outcome| Row::rival("", UNIT, &outcome.samples).median;
+    let (one_median, other_median) = (median(one), median(other));
+    // The first of both where they are the same.
+    Some(one_median > other_median || one_median == other_median && one.entry.key == first)
+}
+
+fn compared(combo: Combo, ours: &Outcome, other: &Outcome, outcomes: &[Outcome]) -> Row {
     let metric = metric(combo, ours.entry.name);
+    let counts = is_faster(other, outcomes) != Some(false);
     Row {
-        goal: goal_for(other.entry.key, combo),
+        goal: goal_for(other.entry.key, combo).filter(|_| counts),
         ..Row::versus(
             metric,
             UNIT,
@@ -404,7 +420,12 @@ fn print_combo(combo: Combo, outcomes: &[Outcome]) {
             outcome.resent
         );
         if let Some(ours) = ours.filter(|ours| ours.entry.key != outcome.entry.key) {
-            print_ratio(&compared(combo, ours, outcome));
+            print_ratio(&compared(combo, ours, outcome, outcomes));
+        }
+        match is_faster(outcome, outcomes) {
+            Some(true) => print!("  faster of both"),
+            Some(false) => print!("  slower of both"),
+            None => {}
         }
         println!();
     }
@@ -440,7 +461,8 @@ fn comparison(
         "{} MiB in memory at the far end; {} ms of each run left out as warm-up; idle initiators and echoes spin \
          {SPIN_TURNS} turns, then yield, the idle blade: {}; vblade -b 128 sleeps, its core kept awake; nbdkit and fio as \
          shipped, fio's random blocks are its own; calls of our loops by their counters, others' by perf \
-         (raw_syscalls:sys_enter) in a run of its own; CPU of threads by schedstat, nbdkit's by /proc/PID/stat, fio's as \
+         (raw_syscalls:sys_enter) in a run of its own; AF_PACKET in rings and by mmsg, both ends the same, whichever is faster in \
+         each combination counts; CPU of threads by schedstat, nbdkit's by /proc/PID/stat, fio's as \
          it says",
         DISK_BYTES >> 20,
         options.warmup_ms,

@@ -425,7 +425,7 @@ impl Target for BladeSite {
 
 fn with_blade<L: Open>(setting: Setting, way: Way) -> anyhow::Result<Box<dyn Contend>> {
     let core = setting.far_core;
-    let site = BladeSite::new(setting.sectors, core, &way.to_string(), setting.blade_idle)?;
+    let site = BladeSite::new(setting.sectors, core, way.blade_args(), setting.blade_idle)?;
     let interface = site.lab().interface(Side::Initiator);
     let link = site
         .lab()
@@ -459,6 +459,10 @@ fn with_nbd(setting: Setting) -> anyhow::Result<Box<dyn Contend>> {
 fn echo(setting: Setting, copies: bool) -> anyhow::Result<Box<dyn Contend>> {
     let echo = Echo::<XdpLink>::new(setting, setting.way, copies)?;
     Ok(Box::new(echo))
+}
+
+fn packet_echo(setting: Setting, way: Way) -> anyhow::Result<Box<dyn Contend>> {
+    Ok(Box::new(Echo::<PacketLink>::new(setting, way, false)?))
 }
 
 /// A line of the table of contenders.
@@ -499,16 +503,23 @@ pub const CONTENDERS: &[Entry] = &[
     },
     Entry {
         key: "packet",
-        name: "initiator + blade, AF_PACKET",
+        name: "initiator + blade, packet ring",
         start: |setting| with_blade::<PacketLink>(setting, Way::Packet),
     },
     Entry {
+        key: "packet-mmsg",
+        name: "initiator + blade, packet mmsg",
+        start: |setting| with_blade::<PacketLink>(setting, Way::PacketMmsg),
+    },
+    Entry {
         key: "packet-echo",
-        name: "bare echo, AF_PACKET",
-        start: |setting| {
-            let echo = Echo::<PacketLink>::new(setting, Way::Packet, false)?;
-            Ok(Box::new(echo))
-        },
+        name: "bare echo, packet ring",
+        start: |setting| packet_echo(setting, Way::Packet),
+    },
+    Entry {
+        key: "packet-mmsg-echo",
+        name: "bare echo, packet mmsg",
+        start: |setting| packet_echo(setting, Way::PacketMmsg),
     },
     Entry {
         key: "nbd",
@@ -553,9 +564,26 @@ pub const GOALS: &[Goal] = &[
     goal("echo", Direction::Write, 32, 0.7),
 ];
 
+/// Contenders that are two ways to the same: what is to be reached against the first of a pair is to be reached against the faster
+/// of them.
+pub const PAIRS: &[(&str, &str)] = &[
+    ("packet", "packet-mmsg"),
+    ("packet-echo", "packet-mmsg-echo"),
+];
+
+/// The pair that a contender belongs to, if it does.
+#[must_use]
+pub fn pair_of(key: &str) -> Option<(&'static str, &'static str)> {
+    PAIRS
+        .iter()
+        .copied()
+        .find(|(one, other)| *one == key || *other == key)
+}
+
 /// What is to be reached against a contender, if anything.
 #[must_use]
 pub fn goal_for(versus: &str, combo: Combo) -> Option<f64> {
+    let versus = pair_of(versus).map_or(versus, |(first, _)| first);
     let found = GOALS.iter().find(|goal| {
         goal.versus == versus && goal.direction == combo.direction && goal.depth == combo.depth
     });
@@ -614,6 +642,13 @@ mod tests {
         assert_eq!(goal_for("nbd", read(1)), Some(8.0));
         assert_eq!(goal_for("nbd", read(2)), None);
         assert_eq!(goal_for("vblade", read(1)), None);
+        assert_eq!(goal_for("packet-mmsg", read(32)), Some(1.2));
+        assert_eq!(goal_for("packet-mmsg-echo", read(32)), None);
+        assert_eq!(pair_of("echo"), None);
+        for (one, other) in PAIRS {
+            let known = |key: &str| CONTENDERS.iter().any(|entry| entry.key == key);
+            assert!(known(one) && known(other));
+        }
         let write = Combo {
             direction: Direction::Write,
             depth: 32,

@@ -61,7 +61,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             // A target of its own for each, so that none inherits what an earlier one left in its queues.
             let site = options.cores.site()?;
             let (mode, found) = match way {
-                Way::Packet => compare::<PacketLink>(options, &site, *way, *depth)?,
+                Way::Packet | Way::PacketMmsg => {
+                    compare::<PacketLink>(options, &site, *way, *depth)?
+                }
                 Way::XdpGeneric | Way::XdpNative => {
                     compare::<XdpLink>(options, &site, *way, *depth)?
                 }

@@ -134,7 +134,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         for depth in &options.mix.depths {
             let site = options.cores.site()?;
             let costs = match way {
-                Way::Packet => costs::<PacketLink>(options, &site, *way, *depth)?,
+                Way::Packet | Way::PacketMmsg => costs::<PacketLink>(options, &site, *way, *depth)?,
                 Way::XdpGeneric | Way::XdpNative => costs::<XdpLink>(options, &site, *way, *depth)?,
             };
             for cost in costs {

@@ -281,8 +281,8 @@ impl Subject {
             }
             Where::Blade => {
                 let core = options.cores.target_core;
-                let site =
-                    BladeSite::new(DISK_BYTES / 512, core, &options.link.to_string(), "sleep")?;
+                let link = options.link.to_string();
+                let site = BladeSite::new(DISK_BYTES / 512, core, &["--link", &link], "sleep")?;
                 let words = "sandrail-blade, memory".to_owned();
                 let (target, pid) = (site.target(), site.pid());
                 (target, words, pid, Place::Blade(site), None)

@@ -65,8 +65,29 @@ pub enum Way {
     XdpGeneric,
     /// AF_XDP, the program in the driver.
     XdpNative,
-    /// AF_PACKET as it is by default.
+    /// AF_PACKET, rings shared with the kernel.
     Packet,
+    /// AF_PACKET, a system call a burst each way.
+    PacketMmsg,
+}
+
+impl Way {
+    /// What `sandrail-blade` is told to go this way.
+    #[must_use]
+    pub fn blade_args(self) -> &'static [&'static str] {
+        match self {
+            Self::XdpGeneric => &["--link", "xdp-generic"],
+            Self::XdpNative => &["--link", "xdp-native"],
+            Self::Packet => &["--link", "packet", "--packet-mode", "ring"],
+            Self::PacketMmsg => &["--link", "packet", "--packet-mode", "mmsg"],
+        }
+    }
+
+    /// Whether it is one of AF_PACKET's.
+    #[must_use]
+    pub fn is_packet(self) -> bool {
+        matches!(self, Self::Packet | Self::PacketMmsg)
+    }
 }
 
 impl fmt::Display for Way {
@@ -75,6 +96,7 @@ impl fmt::Display for Way {
             Self::XdpGeneric => "xdp-generic",
             Self::XdpNative => "xdp-native",
             Self::Packet => "packet",
+            Self::PacketMmsg => "packet-mmsg",
         })
     }
 }
@@ -94,7 +116,7 @@ impl Open for XdpLink {
         config.mode = match way {
             Way::XdpGeneric => XdpMode::Generic,
             Way::XdpNative => XdpMode::Native,
-            Way::Packet => anyhow::bail!("{way} is not AF_XDP"),
+            Way::Packet | Way::PacketMmsg => anyhow::bail!("{way} is not AF_XDP"),
         };
         Ok(Self::open(&config, 0)?)
     }
@@ -102,8 +124,13 @@ impl Open for XdpLink {
 
 impl Open for PacketLink {
     fn open(way: Way, interface: &str) -> anyhow::Result<Self> {
-        anyhow::ensure!(way == Way::Packet, "{way} is not AF_PACKET");
-        Ok(Self::open(&PacketConfig::new(interface))?)
+        let mut config = PacketConfig::new(interface);
+        config.mode = match way {
+            Way::Packet => PacketMode::Ring,
+            Way::PacketMmsg => PacketMode::Mmsg,
+            Way::XdpGeneric | Way::XdpNative => anyhow::bail!("{way} is not AF_PACKET"),
+        };
+        Ok(Self::open(&config)?)
     }
 }
 

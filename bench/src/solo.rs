@@ -58,7 +58,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match options.link {
-        Way::Packet => run_over::<PacketLink>(options),
+        Way::Packet | Way::PacketMmsg => run_over::<PacketLink>(options),
         Way::XdpGeneric | Way::XdpNative => run_over::<XdpLink>(options),
     }
 }
@@ -75,7 +75,7 @@ fn run_over<L: Open>(options: &Options) -> anyhow::Result<()> {
             machine::pin(options.cores.target_core)?;
             let (sectors, way) = (DISK_BYTES / 512, options.link);
             let core = options.cores.target_core;
-            let site = BladeSite::new(sectors, core, &way.to_string(), "spin")?;
+            let site = BladeSite::new(sectors, core, way.blade_args(), "spin")?;
             let lab = site.lab();
             let interface = lab.interface(Side::Initiator);
             let link = lab.enter(Side::Initiator, || L::open(way, interface))??;

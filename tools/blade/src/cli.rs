@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::protocol::Way;
 use crate::settings::{
-    Export, HUGE_PAGES, IDLES, LINKS, LOCKS, Origin, Refused, Settings, read_file,
+    Export, HUGE_PAGES, IDLES, LINKS, LOCKS, Origin, PACKET_MODES, Refused, Settings, read_file,
 };
 
 /// What the help ends with.
@@ -92,6 +92,9 @@ pub(crate) struct ServeArgs {
     /// How frames travel: AF_XDP in the driver or in the network stack, or packet sockets [default: auto]
     #[arg(long, value_name = "WAY", value_parser = names(&LINKS))]
     pub(crate) link: Option<String>,
+    /// How packet sockets are used: rings shared with the kernel, or a system call a burst each way [default: ring]
+    #[arg(long, value_name = "HOW", value_parser = names(&PACKET_MODES))]
+    pub(crate) packet_mode: Option<String>,
     /// One pinned thread on each of these cores; one unpinned thread unless given
     #[arg(long, value_name = "N,N", value_parser = setting("cores"))]
     pub(crate) cores: Option<String>,
@@ -166,6 +169,7 @@ impl ServeArgs {
         for (key, text) in [
             ("interface", &interfaces),
             ("link", &self.link),
+            ("packet-mode", &self.packet_mode),
             ("cores", &self.cores),
             ("idle", &self.idle),
             ("buffer-count", &self.buffer_count),

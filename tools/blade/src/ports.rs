@@ -77,7 +77,7 @@ fn open_interface(
 ) -> Result<(), OpenError> {
     let mode = match settings.link {
         LinkWay::Packet => {
-            add(all, vec![open_packet(interface)?], cores);
+            add(all, vec![open_packet(settings, interface)?], cores);
             return Ok(());
         }
         LinkWay::Auto | LinkWay::Xdp => XdpMode::Auto,
@@ -92,7 +92,7 @@ fn open_interface(
         }
         Err(xdp) if settings.link == LinkWay::Auto => {
             tracing::warn!(interface, %xdp, "no AF_XDP: falling back to packet sockets");
-            match open_packet(interface) {
+            match open_packet(settings, interface) {
                 Ok(link) => {
                     add(all, vec![link], cores);
                     Ok(())
@@ -114,8 +114,10 @@ fn add(all: &mut Ports, links: Vec<AnyLink>, cores: usize) {
 }
 
 /// One socket takes the requests of all queues.
-fn open_packet(interface: &str) -> Result<AnyLink, PacketError> {
-    Ok(Box::new(PacketLink::open(&PacketConfig::new(interface))?))
+fn open_packet(settings: &Settings, interface: &str) -> Result<AnyLink, PacketError> {
+    let mut config = PacketConfig::new(interface);
+    config.mode = settings.packet_mode;
+    Ok(Box::new(PacketLink::open(&config)?))
 }
 
 /// A request names no shard that the steering program would know, so it comes to shard 0 of the queue that it arrived

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sandrail_link::packet::PacketMode;
 use sandrail_memory::HugePages;
 use sandrail_node::Idle;
 use sandrail_wire::VlanTag;
@@ -63,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) interfaces: Vec<String>,
     pub(crate) exports: Vec<Export>,
     pub(crate) link: LinkWay,
+    /// How packet sockets are used, where they are.
+    pub(crate) packet_mode: PacketMode,
     /// One thread for each, pinned to it; `None`: one thread that the scheduler may move.
     pub(crate) cores: Option<Vec<usize>>,
     pub(crate) idle: Idle,
@@ -89,6 +92,7 @@ impl Default for Settings {
             interfaces: Vec::new(),
             exports: Vec::new(),
             link: LinkWay::default(),
+            packet_mode: PacketMode::default(),
             cores: None,
             idle: Idle::default(),
             buffer_count: BUFFER_COUNT,
@@ -151,9 +155,10 @@ impl Refused {
 }
 
 /// Names of the settings that an argument or a line of the file's top level may have, but for `export`.
-pub(crate) const KEYS: [&str; 18] = [
+pub(crate) const KEYS: [&str; 19] = [
     "interface",
     "link",
+    "packet-mode",
     "cores",
     "idle",
     "buffer-count",
@@ -180,6 +185,9 @@ pub(crate) const LINKS: [(&str, LinkWay); 5] = [
     ("xdp-generic", LinkWay::XdpGeneric),
     ("packet", LinkWay::Packet),
 ];
+/// What each way through packet sockets is called.
+pub(crate) const PACKET_MODES: [(&str, PacketMode); 2] =
+    [("ring", PacketMode::Ring), ("mmsg", PacketMode::Mmsg)];
 /// What each way to wait is called.
 pub(crate) const IDLES: [&str; 3] = ["sleep", "yield", "spin"];
 /// What each choice of hugepages is called.
@@ -204,6 +212,7 @@ impl Settings {
         match key {
             "interface" => self.interfaces = interfaces(text)?,
             "link" => self.link = word(text, &LINKS)?,
+            "packet-mode" => self.packet_mode = word(text, &PACKET_MODES)?,
             "cores" => self.cores = Some(cores(text)?),
             "idle" => self.idle = idle(text)?,
             "buffer-count" => self.buffer_count = number(text, 1, 4096)?,
@@ -349,6 +358,7 @@ mod tests {
         for (key, good, bad, says) in [
             ("interface", "eth1,eth2", "eth1,,eth2", "list of interface"),
             ("link", "xdp-native", "dpdk", "xdp-generic"),
+            ("packet-mode", "mmsg", "tpacket", "ring, mmsg"),
             ("cores", "1, 2", "1,1", "such as 1,2"),
             ("idle", "yield", "nap", "sleep, yield, spin"),
             ("buffer-count", "16", "0", "from 1 to 4096"),

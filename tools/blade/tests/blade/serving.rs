@@ -17,14 +17,20 @@ use crate::bed::{PATIENCE, Station, lab, noise, options, possible, target_status
 const DATA_BYTES: usize = 8 << 20;
 
 fn data_over(lab: &Lab, link: &str, choice: LinkChoice) {
+    data_over_mode(lab, &["--link", link], link, choice);
+}
+
+/// `mode` is how the status begins to tell of the link.
+fn data_over_mode(lab: &Lab, args: &[&str], mode: &str, choice: LinkChoice) {
     let folder = lab.folder().unwrap();
-    let file = folder.join(format!("{link}.disk"));
+    let file = folder.join("served.disk");
     let blade = lab
         .blade(
             options()
                 .export("e7.3", "ram:16M")
                 .export("e7.4", &format!("{},create=16M,offset=1M", file.display()))
-                .args(["--link", link, "--mtu-check", "9000"]),
+                .args(args.iter().copied())
+                .args(["--mtu-check", "9000"]),
         )
         .unwrap();
     let mut station = Station::over(lab, choice, 1);
@@ -50,18 +56,28 @@ fn data_over(lab: &Lab, link: &str, choice: LinkChoice) {
     let status = target_status(&blade, "e7.4");
     assert_eq!(status["durability"], "flush");
     assert_eq!(status["sectors"], (15 << 20) / 512);
-    let mode =
+    let told =
         crate::bed::ask(&blade, r#"{"verb":"status"}"#)["cores"][0]["links"][0]["mode"].clone();
     assert!(
-        mode.as_str().unwrap().starts_with(link),
-        "{mode} for {link}"
+        told.as_str().unwrap().starts_with(mode),
+        "{told} for {args:?}"
     );
 }
 
 #[test]
 fn data_over_packet_sockets() {
     if possible("data_over_packet_sockets") {
-        data_over(&lab(1), "packet", LinkChoice::Packet);
+        // Rings, unless told otherwise.
+        let args = ["--link", "packet"];
+        data_over_mode(&lab(1), &args, "packet ring", LinkChoice::Packet);
+    }
+}
+
+#[test]
+fn data_over_packet_sockets_without_rings() {
+    if possible("data_over_packet_sockets_without_rings") {
+        let args = ["--link", "packet", "--packet-mode", "mmsg"];
+        data_over_mode(&lab(1), &args, "packet mmsg", LinkChoice::Packet);
     }
 }
 
