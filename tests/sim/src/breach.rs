@@ -17,6 +17,10 @@ pub enum Breach {
     SessionsIgnored,
     /// Who attaches speaks for the MAC that it asks with alone, as if it had listed no others (S5).
     StationsForgotten,
+    /// Who attaches seems to know no births (S10).
+    BirthsForgotten,
+    /// FORCE-SET is taken whatever epoch is in force (S8).
+    ForceAllowed,
     /// A SET is answered as soon as it comes (S9).
     BarrierOff,
     /// Every SET looks newer than all before (S8).
@@ -104,6 +108,12 @@ impl Forger {
             Breach::StationsForgotten if attaches => {
                 let mut request = frame[..ARGS + 48].to_vec();
                 request[ARGS + 22..ARGS + 24].fill(0);
+                forged.request = Some(request);
+            }
+            Breach::BirthsForgotten if attaches => {
+                let mut request = frame.to_vec();
+                request[ARGS + 8..ARGS + 12].copy_from_slice(&bytes::EPOCHS.to_be_bytes());
+                request[ARGS + 44..ARGS + 48].fill(0);
                 forged.request = Some(request);
             }
             Breach::BarrierOff if reserves => {

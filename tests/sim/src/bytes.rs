@@ -84,6 +84,11 @@ pub const ATTACH: u8 = 1;
 /// Reserves by epoch.
 pub const RESERVE: u8 = 2;
 
+/// The feature bits of who knows sessions and epochs, and of who knows births as well.
+pub const EPOCHS: u32 = 3;
+/// See [`EPOCHS`].
+pub const BIRTHS: u32 = 7;
+
 /// What the checkers look at in the vendor command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vendor {
@@ -101,6 +106,10 @@ pub struct Vendor {
     pub epoch: u64,
     /// Names the state of unflushed writes.
     pub loss_mark: u64,
+    /// What the sender can do.
+    pub features: u32,
+    /// Which life of its MACs asks, or the number that it is told.
+    pub birth: u32,
     /// The list asked for, or in force.
     pub macs: Vec<Mac>,
 }
@@ -127,6 +136,8 @@ pub fn vendor(frame: &[u8]) -> Option<Vendor> {
         session: be16(args, 20),
         epoch: be64(24),
         loss_mark: be64(32),
+        features: be32(args, 8),
+        birth: be32(args, 44),
         macs: macs(list),
     })
 }
@@ -143,17 +154,21 @@ pub fn macs(list: &[u8]) -> Vec<Mac> {
 pub fn emit_vendor(vendor: &Vendor, lifetime_ms: u32, frame: &mut Vec<u8>) {
     frame.extend_from_slice(b"SRAL\x01");
     frame.extend_from_slice(&[vendor.operation, vendor.status, vendor.shard]);
-    frame.extend_from_slice(&3_u32.to_be_bytes());
+    frame.extend_from_slice(&vendor.features.to_be_bytes());
     frame.extend_from_slice(&vendor.incarnation.to_be_bytes());
     frame.extend_from_slice(&vendor.session.to_be_bytes());
     frame.extend_from_slice(&(vendor.macs.len() as u16).to_be_bytes());
     frame.extend_from_slice(&vendor.epoch.to_be_bytes());
     frame.extend_from_slice(&vendor.loss_mark.to_be_bytes());
     frame.extend_from_slice(&lifetime_ms.to_be_bytes());
-    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&vendor.birth.to_be_bytes());
     for mac in &vendor.macs {
         frame.extend_from_slice(mac);
     }
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {

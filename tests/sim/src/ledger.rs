@@ -80,6 +80,10 @@ struct Attaching {
     incarnation: u64,
     shard: u8,
     stations: Vec<Mac>,
+    /// It names its birth, or asks for one.
+    births: bool,
+    /// When it came, the last time.
+    moment: u64,
 }
 
 /// A reservation that was asked for.
@@ -105,6 +109,12 @@ pub(crate) struct Books {
     sessions: BTreeMap<u16, SessionBooks>,
     /// Attaches that are to be answered, by source and tag.
     attaching: HashMap<(Mac, u32), Attaching>,
+    /// By MAC and incarnation of lives that were let in: when the attach came, the last time.
+    let_in: HashMap<(Mac, u64), u64>,
+    /// Those of them that a reservation has removed which was acknowledged since, and when that was.
+    fenced: HashMap<(Mac, u64), u64>,
+    /// By reservation: when it was asked for first.
+    set_at: Vec<(Members, u64)>,
     /// The reservation that was acknowledged last, and those asked for since.
     in_force: Members,
     asked_for: Vec<Members>,
@@ -196,7 +206,7 @@ impl Ledger {
             }
             bytes::VENDOR => {
                 if let Some(vendor) = bytes::vendor(frame) {
-                    books.vendor_delivered(fields, vendor);
+                    books.vendor_delivered(moment, fields, vendor);
                 }
             }
             _ => {}

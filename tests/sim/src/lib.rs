@@ -25,6 +25,7 @@ pub mod scenario;
 mod send;
 pub mod serve;
 mod served;
+mod sleeper;
 pub mod stamp;
 pub mod target;
 mod turn;

@@ -188,7 +188,7 @@ impl Machine {
     fn keep(&mut self, target: TargetIndex, state: PersistentState) {
         let kept = &mut self.durable[usize::from(target.0)];
         if self.spec.breach == Breach::Amnesia {
-            kept.session_next = state.session_next;
+            (kept.session_next, kept.birth_next) = (state.session_next, state.birth_next);
         } else {
             *kept = state;
         }

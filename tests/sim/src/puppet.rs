@@ -9,6 +9,7 @@ use crate::bytes::{self, DATA, Fields, Mac, Vendor};
 use crate::host::Ask;
 use crate::net::FrameId;
 use crate::oracle::{FlushSeen, Moment};
+use crate::sleeper::Sleeper;
 use crate::stamp::{self, SECTOR_BYTES, Stamp};
 use crate::violation::{Promise, Violation};
 use crate::world::{Event, World};
@@ -36,6 +37,10 @@ pub struct WriterSpec {
     /// Writes what overlaps with a write under way. After a session's end that one would be sent again, and come after it:
     /// only for where no session ends.
     pub overlaps: bool,
+    /// Names its birth when it attaches; without, it is an initiator that knows of none.
+    pub births: bool,
+    /// Sleeps when it is shut out, while another life takes its place, and wakes: see [`sleeper`](crate::sleeper).
+    pub sleeps: bool,
     /// Writes on with what it has when it is shut out.
     pub keeps_on: bool,
     /// A request must be answered within this; 0: whenever.
@@ -84,13 +89,15 @@ pub struct PuppetSpec {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(crate) enum Purpose {
     Ata {
         ask: Ask,
         stamp: Option<Stamp>,
         begun: Moment,
     },
     Attach,
+    /// Of a life that slept.
+    AttachAsleep,
     Hello,
     Reserve {
         epoch: u64,
@@ -107,8 +114,8 @@ enum Purpose {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Open {
-    purpose: Purpose,
+pub(crate) struct Open {
+    pub(crate) purpose: Purpose,
     /// The tag without the copy's number.
     request: u32,
     copies: u8,
@@ -124,17 +131,19 @@ pub struct Puppet {
     /// What it is.
     pub spec: PuppetSpec,
     pub(crate) port: u8,
-    rng: fastrand::Rng,
-    incarnation: u64,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) incarnation: u64,
+    pub(crate) birth: u32,
+    pub(crate) asleep: Option<Sleeper>,
     session: u16,
     attached: bool,
     mark: Option<u64>,
     next_request: u32,
     left: u32,
     next_at_ns: u64,
-    open: Vec<Open>,
+    pub(crate) open: Vec<Open>,
     wake_at_ns: u64,
-    stopped: bool,
+    pub(crate) stopped: bool,
     /// Sectors that are left alone until then: of writes that were given up.
     closed: Vec<(u64, u64, u64)>,
     /// Requests that were answered well.
@@ -158,6 +167,8 @@ impl Puppet {
             spec,
             port,
             rng,
+            birth: 0,
+            asleep: None,
             session: 0,
             attached: false,
             mark: None,
@@ -178,14 +189,20 @@ impl Puppet {
         self.left == 0 && self.open.is_empty()
     }
 
-    const fn writer(&self) -> Option<&WriterSpec> {
+    /// Another process begins, with the same MAC, and knows nothing of what the former had not flushed.
+    pub(crate) fn live_anew(&mut self, incarnation: u64) {
+        (self.incarnation, self.birth) = (incarnation, 0);
+        (self.session, self.attached, self.mark) = (0, false, None);
+    }
+
+    pub(crate) const fn writer(&self) -> Option<&WriterSpec> {
         match &self.spec.kind {
             Kind::Writer(writer) => Some(writer),
             _ => None,
         }
     }
 
-    fn begin(&mut self, purpose: Purpose, now_ns: u64) {
+    pub(crate) fn begin(&mut self, purpose: Purpose, now_ns: u64) {
         self.next_request = (self.next_request + 1) & 0x00ff_ffff;
         self.open.push(Open {
             purpose,
@@ -197,7 +214,7 @@ impl Puppet {
         });
     }
 
-    fn has(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {
+    pub(crate) fn has(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {
         self.open.iter().any(|open| wanted(&open.purpose))
     }
 
@@ -248,6 +265,7 @@ impl World {
             return;
         }
         self.puppets[index].wake_at_ns = u64::MAX;
+        self.puppet_may_wake(index);
         self.puppet_asks(index);
         self.puppet_sends(index);
         let puppet = &self.puppets[index];
@@ -265,6 +283,9 @@ impl World {
                 self.now_ns + 500_000
             };
             at_ns = at_ns.min(soon_ns);
+        }
+        if let Some(sleeper) = &puppet.asleep {
+            at_ns = at_ns.min(sleeper.wakes_at_ns.max(self.now_ns + 1));
         }
         if at_ns != u64::MAX {
             self.wake_puppet(index, at_ns);
@@ -444,7 +465,9 @@ impl World {
             Purpose::Config { .. } | Purpose::AskConfig => 1,
             Purpose::Mask { .. } => 2,
             Purpose::PlainSet => 3,
-            Purpose::Attach | Purpose::Hello | Purpose::Reserve { .. } => bytes::VENDOR,
+            Purpose::Attach | Purpose::AttachAsleep | Purpose::Hello | Purpose::Reserve { .. } => {
+                bytes::VENDOR
+            }
         };
         frame.extend_from_slice(&[slot, command]);
         frame.extend_from_slice(&tag.to_be_bytes());
@@ -456,6 +479,8 @@ impl World {
             session: 0,
             epoch: 0,
             loss_mark: 0,
+            features: bytes::EPOCHS,
+            birth: 0,
             macs: Vec::new(),
         };
         match purpose {
@@ -463,6 +488,17 @@ impl World {
             Purpose::Attach => {
                 vendor.operation = bytes::ATTACH;
                 vendor.incarnation = puppet.incarnation;
+                if puppet.writer().is_some_and(|writer| writer.births) {
+                    (vendor.features, vendor.birth) = (bytes::BIRTHS, puppet.birth);
+                }
+                bytes::emit_vendor(&vendor, lifetime_ms, frame);
+            }
+            Purpose::AttachAsleep => {
+                if let Some(sleeper) = &puppet.asleep {
+                    vendor.operation = bytes::ATTACH;
+                    vendor.incarnation = sleeper.incarnation;
+                    (vendor.features, vendor.birth) = (bytes::BIRTHS, sleeper.birth);
+                }
                 bytes::emit_vendor(&vendor, lifetime_ms, frame);
             }
             Purpose::Hello => bytes::emit_vendor(&vendor, lifetime_ms, frame),
@@ -524,6 +560,10 @@ impl World {
                 return;
             }
             Purpose::Attach => self.puppet_attached(index, frame),
+            Purpose::AttachAsleep => {
+                let status = bytes::vendor(frame).map_or(0, |vendor| vendor.status);
+                self.puppet_asleep_answered(index, status);
+            }
             // Whoever changes config or mask waits until no copy of the change can come late any more.
             Purpose::Config { .. } | Purpose::Mask { .. } => {
                 puppet.next_at_ns = self.now_ns + 2 * self.lifetime_ns;
@@ -551,7 +591,13 @@ impl World {
                 }
             }
             // S10: only a new life of it is admitted.
-            5 => puppet.incarnation = puppet.rng.u64(1..),
+            5 => (puppet.incarnation, puppet.birth) = (puppet.rng.u64(1..), 0),
+            9 => {
+                puppet.birth = vendor.birth;
+                puppet.begin(Purpose::Attach, self.now_ns);
+                return;
+            }
+            4 => self.puppet_may_sleep(index),
             _ => {}
         }
         if vendor.status != 0 {
@@ -675,6 +721,7 @@ impl World {
             let puppet = &mut self.puppets[index];
             puppet.left = 0;
             puppet.stopped = true;
+            puppet.asleep = None;
             // What only they would ask again and again is over; writes must come to an end by an answer.
             puppet
                 .open

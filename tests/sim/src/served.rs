@@ -201,10 +201,10 @@ impl Maker {
             persist_ns: [10_000, MS, 20 * MS][self.rng.usize(..3)],
             persist_fails: if fair || self.rng.bool() { 0 } else { 100 },
             target: TargetConfig {
-                force_set: if self.family == Family::BladeFence {
-                    ForceSet::Refuse
-                } else {
-                    ForceSet::Allow
+                force_set: match self.family {
+                    _ if breach == Breach::ForceAllowed => ForceSet::Allow,
+                    Family::BladeFence if self.rng.bool() => ForceSet::Refuse,
+                    _ => ForceSet::default(),
                 },
                 sessions: if self.rng.bool() {
                     SessionRule::Required
@@ -300,6 +300,8 @@ impl Maker {
                     write_permille: if fair { 300 } else { self.rng.u16(400..=900) },
                     flush_permille: if fair { 0 } else { self.rng.u16(..150) },
                     session: true,
+                    births: self.rng.u8(..4) != 0,
+                    sleeps: self.family == Family::BladeFence && self.rng.bool(),
                     overlaps: fair,
                     keeps_on: self.family == Family::BladeFence,
                     within_ns: if fair && !greedy { MS } else { 0 },

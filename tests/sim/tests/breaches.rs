@@ -46,8 +46,24 @@ fn void_sessions_that_are_taken_are_noticed() {
 #[test]
 fn an_old_life_on_another_path_is_noticed() {
     for family in [Family::Blade, Family::BladeNorule] {
-        assert_found_in(2000, family, Breach::StationsForgotten, &[Promise::Session]);
+        assert_found_in(4000, family, Breach::StationsForgotten, &[Promise::Session]);
     }
+}
+
+#[test]
+fn a_life_that_was_fenced_and_comes_back_is_noticed() {
+    assert_found_in(
+        4000,
+        Family::BladeFence,
+        Breach::BirthsForgotten,
+        &[Promise::Fence],
+    );
+}
+
+#[test]
+fn force_over_an_epoch_is_noticed() {
+    let promises = [Promise::Fence, Promise::Persistence];
+    assert_found(Family::BladeFence, Breach::ForceAllowed, &promises);
 }
 
 #[test]

@@ -62,15 +62,18 @@ impl Books {
         ))
     }
 
-    pub(super) fn vendor_delivered(&mut self, fields: &Fields, vendor: Vendor) {
+    pub(super) fn vendor_delivered(&mut self, moment: u64, fields: &Fields, vendor: Vendor) {
         match vendor.operation {
             bytes::ATTACH => {
+                let births = vendor.features & bytes::BIRTHS == bytes::BIRTHS;
                 let mut stations = vendor.macs;
                 stations.push(fields.src);
                 let attaching = Attaching {
                     incarnation: vendor.incarnation,
                     shard: vendor.shard,
                     stations,
+                    births,
+                    moment,
                 };
                 self.attaching.insert((fields.src, fields.tag), attaching);
             }
@@ -80,6 +83,7 @@ impl Books {
                     macs: vendor.macs,
                 };
                 if !self.asked_for.contains(&members) {
+                    self.set_at.push((members.clone(), moment));
                     self.asked_for.push(members);
                 }
             }
@@ -161,6 +165,7 @@ impl Books {
                 session.void.get_or_insert((now_ns, moment));
             }
         }
+        self.note_fenced(moment, &members);
         self.sets_done += 1;
         self.asked_for.retain(|asked| asked.epoch > members.epoch);
         self.in_force = members;
@@ -182,6 +187,21 @@ impl Books {
         }
     }
 
+    /// S10: lives that were let in before this reservation was asked for, and that it removes, are over.
+    fn note_fenced(&mut self, moment: u64, members: &Members) {
+        let same = |(asked, _): &&(Members, u64)| {
+            asked.epoch == members.epoch && sorted(&asked.macs) == sorted(&members.macs)
+        };
+        let Some(asked_at) = self.set_at.iter().filter(same).map(|(_, at)| *at).min() else {
+            return;
+        };
+        for ((mac, incarnation), at) in &self.let_in {
+            if *at < asked_at && !members.admits(*mac) {
+                self.fenced.entry((*mac, *incarnation)).or_insert(moment);
+            }
+        }
+    }
+
     pub(super) fn attach_answered(
         &mut self,
         moment: u64,
@@ -196,6 +216,17 @@ impl Books {
             return Ok(());
         };
         let (incarnation, shard) = (attaching.incarnation, attaching.shard);
+        let life = (mac, incarnation);
+        if let Some(fenced) = self.fenced.get(&life)
+            && attaching.births
+            && *fenced < attaching.moment
+        {
+            return Err(wrong(
+                Promise::Fence,
+                format!("S10: {life:x?}, which was removed from the reservation, is let in again"),
+            ));
+        }
+        self.let_in.insert(life, attaching.moment);
         if vendor.session == 0 {
             return Err(wrong(Promise::Session, "session 0 was handed out".into()));
         }
