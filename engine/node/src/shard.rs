@@ -84,7 +84,7 @@ pub struct Shard<L> {
     open: Box<[Option<OpenRequest>]>,
     open_free: Vec<u32>,
     control: ControlState,
-    cache: Option<ShardCache>,
+    cache: Option<Box<ShardCache>>,
     counters: ShardCounters,
     latency: Latency,
     idle: Idle,
@@ -407,7 +407,7 @@ impl<L: Link> Shard<L> {
 
     /// Has the shard drive its part of a cache.
     pub(crate) fn give_cache(&mut self, cache: ShardCache) {
-        self.cache = Some(cache);
+        self.cache = Some(Box::new(cache));
     }
 
     fn open_requests(&self) -> usize {

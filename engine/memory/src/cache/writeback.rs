@@ -367,9 +367,16 @@ impl CacheShard {
     /// Takes over what has become dirty since.
     fn tick_order(&mut self) {
         let shard = self.inner.shard(self.index);
+        // A shard that had nothing to write may have slept for long, and its clock with it. It was woken for the first one.
+        let slept = self.write_back.waiting() == 0;
         while !shard.dirty.is_empty()
             && let Some(frame) = shard.dirty.pop()
         {
+            if slept {
+                let now = shard.now_ns.load(Ordering::Relaxed);
+                let since = &self.inner.cold(frame).dirty_since_ns;
+                since.store(now, Ordering::Relaxed);
+            }
             self.write_back.order.push_back(frame);
         }
         // What went along with a neighbour, and is still clean, has no place in the order any more.

@@ -258,7 +258,7 @@ impl<L: Link> Shard<L> {
             targets,
             latency: self.latency.clone(),
             open_requests: self.open_requests(),
-            cache: self.cache.as_ref().map(super::ShardCache::stat),
+            cache: self.cache.as_ref().map(|cache| cache.stat()),
             unaccounted: self.initiator.unaccounted(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sandrail_link::Link;
 use sandrail_proto::time::Instant;
 
-use super::{Shard, ShardCache};
+use super::Shard;
 use crate::control::StopReport;
 use crate::{clock, os};
 
@@ -63,7 +63,7 @@ impl<L: Link> Shard<L> {
         // The second look, after the announcement: what was pushed before it rang no bell.
         let mut called_off =
             !door.jobs.is_empty() || !door.controls.is_empty() || !door.forwarded.is_empty();
-        called_off |= self.cache.as_ref().is_some_and(ShardCache::is_called);
+        called_off |= self.cache.as_ref().is_some_and(|cache| cache.is_called());
         if !called_off {
             called_off = !self.ports.iter_mut().all(|port| port.link.prepare_wait());
         }
@@ -97,7 +97,7 @@ impl<L: Link> Shard<L> {
             }
         };
         earlier(self.control.poll_timeout());
-        earlier(self.cache.as_ref().and_then(ShardCache::poll_timeout));
+        earlier(self.cache.as_ref().and_then(|cache| cache.poll_timeout()));
         let mut cap: Option<Duration> = None;
         for port in &self.ports {
             earlier(port.link.poll_timeout());
