@@ -26,9 +26,9 @@ pub struct View<'a> {
     pub epoch: Epoch,
     /// Who is in it.
     pub members: &'a [Member],
-    /// Dead nodes whose log nobody has replayed yet: what they wrote under their locks is not on the disk. A node that
-    /// has come back as a new life is among them as long as that is true of its former one.
-    pub unreplayed: &'a [NodeId],
+    /// Dead lives whose log nobody has replayed yet, those included which are new among the dead: what they wrote under
+    /// their locks may not be on the disk. [`Node::replayed`](super::Node::replayed) ends that for one of them.
+    pub unreplayed: &'a [Member],
 }
 
 /// Why a view does not count.
