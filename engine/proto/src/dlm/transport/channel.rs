@@ -299,10 +299,13 @@ impl Channel {
     ) {
         let (old, new) = (self.remote, header.from.incarnation);
         if old.is_known() {
-            counters.restarts += 1;
             self.over = old;
-            let first = self.news.restarted.map_or(old, |(first, _)| first);
-            self.news.restarted = Some((first, new));
+            counters.restarts += u64::from(self.is_open());
+            // A life that the owner was not told of need not be told to be over.
+            if self.is_open() || self.news.restarted.is_some() {
+                let first = self.news.restarted.map_or(old, |(first, _)| first);
+                self.news.restarted = Some((first, new));
+            }
             self.forget(shared);
             self.standing = Standing::Greeting;
             self.ask(now, shared);
@@ -517,6 +520,9 @@ impl Channel {
         } else {
             self.send.sent()
         };
+        // A greeting names no life of the peer's: what we know of it may be over, and it would not listen. An answer does, and
+        // so shows that it was heard.
+        let greets = self.standing == Standing::Greeting && self.ask_due;
         let asks = self.ask_due || self.standing == Standing::Greeting;
         let header = LockHeader {
             features: LockFeatures::NONE,
@@ -530,7 +536,11 @@ impl Channel {
             to: Endpoint {
                 node: self.peer.node,
                 core: self.peer.core,
-                incarnation: self.remote,
+                incarnation: if greets {
+                    Incarnation::UNKNOWN
+                } else {
+                    self.remote
+                },
             },
             epoch: shared.epoch,
             sequence: start,
@@ -553,7 +563,7 @@ impl Channel {
         if asks || self.send.is_in_flight() {
             self.owed_since.get_or_insert(now);
         }
-        self.answer_due = false;
+        self.answer_due &= greets;
         self.ask_due = false;
         self.ack_at = None;
         self.unacknowledged = 0;
