@@ -112,6 +112,13 @@ fn plan_for(sabotage: Sabotage, seed: u64) -> Plan {
             late: Duration::from_millis(5),
             ..base
         },
+        // The sender's own window is no larger, so that receivers must be slow for it to matter.
+        Sabotage::Credits => Plan {
+            window_slots: 64,
+            mtu_bytes: 1500,
+            busy: Duration::from_millis(40),
+            ..base
+        },
         _ => base,
     }
 }
