@@ -184,12 +184,14 @@ pub struct Probe {
     pub origin: Transaction,
     /// Tells the origin's probes apart.
     pub round: u32,
-    /// The second time around, through waits only that the first one met.
-    pub confirms: bool,
     /// The mode that is waited for.
     pub mode: Mode,
-    /// Who waits, so far.
+    /// Of the waits that it followed so far.
+    pub signature: u64,
+    /// Who waits, so far; the second time around, the whole cycle.
     pub path: Path,
+    /// The second time around: where on that cycle it is, and the signature that it had when it came back.
+    pub confirms: Option<(u16, u64)>,
 }
 
 /// What is said, about the resource and under the term of the [`Message`].

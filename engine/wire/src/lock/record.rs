@@ -97,7 +97,13 @@ impl Flat {
         self.mode = probe.mode;
         self.count = probe.round;
         self.extra = probe.origin.0;
-        self.bit(BIT_OTHER, probe.confirms).path(probe.path)
+        self.sequence = probe.signature;
+        if let Some((at, expected)) = probe.confirms {
+            self.flags = at;
+            self.grant = expected;
+        }
+        self.bit(BIT_OTHER, probe.confirms.is_some())
+            .path(probe.path)
     }
 
     fn wanted(mut self, wanted: Wanted) -> Self {
@@ -318,7 +324,8 @@ impl Flat {
         Ok(Probe {
             origin: Transaction(self.extra),
             round: self.count,
-            confirms: self.bits & BIT_OTHER != 0,
+            confirms: (self.bits & BIT_OTHER != 0).then_some((self.flags, self.grant)),
+            signature: self.sequence,
             mode: self.mode,
             path: self.to_path()?,
         })

@@ -25,7 +25,8 @@ fn probe() -> Probe {
     Probe {
         origin: Transaction(0x1122_3344_5566_7788),
         round: 7,
-        confirms: true,
+        confirms: Some((3, 0x1234)),
+        signature: 0x9876_5432_1000_0000,
         mode: Mode::Ex,
         path: path(),
     }

@@ -149,6 +149,7 @@ impl Agent {
         }
         if let Some(pending) = &resource.pending
             && !pending.mode.covers(resource.held)
+            && !resource.held.covers(pending.mode)
             && !pending.mode.covers(mode)
         {
             // CW is about to be changed for PR, or the other way.
@@ -339,7 +340,8 @@ impl Agent {
         desk.stat.handed_over += 1;
     }
 
-    /// Asks the master for what the head of the queues needs beyond what the node holds.
+    /// Asks the master for what the head of the queues needs beyond what the node holds, or may use of it: whoever waits
+    /// elsewhere came first then, and the request takes its place behind them.
     fn ask_master(&mut self, desk: &mut Desk, r: u32) {
         let name = self.resources[r].name;
         let Some(slot) = self.open_slot(&name) else {
@@ -348,7 +350,7 @@ impl Agent {
         let head = self.head(r);
         let needs = head.filter(|place| {
             let wanted = self.locks[*place].wanted;
-            !self.resources[r].held.covers(wanted) && self.others_allow(r, *place, wanted)
+            !self.hold_gives(desk, r, wanted) && self.others_allow(r, *place, wanted)
         });
         if self.resources[r].pending.is_some() {
             self.mind_pending(desk, slot, r, needs);

@@ -35,6 +35,8 @@ pub(super) struct Lock {
     pub(super) probe_at_ns: u64,
     /// The probe that passed here during this wait, by its origin and round.
     pub(super) seen: (Transaction, u32),
+    /// The probe that it sent last.
+    pub(super) own_round: u32,
     pub(super) resource: u32,
     /// Tells the lives of the place apart.
     pub(super) generation: u32,
@@ -63,6 +65,7 @@ impl Lock {
             deadline_ns: u64::MAX,
             probe_at_ns: 0,
             seen: (Transaction::NONE, 0),
+            own_round: 0,
             resource,
             generation: 0,
             wait: 0,

@@ -373,6 +373,7 @@ impl Agent {
         let lock = &mut self.locks[place];
         lock.wait = lock.wait.wrapping_add(1);
         lock.seen = (Transaction::NONE, 0);
+        lock.own_round = 0;
         lock.deadline_ns = deadline.map_or(u64::MAX, Instant::as_nanos);
         lock.probe_at_ns = desk
             .now

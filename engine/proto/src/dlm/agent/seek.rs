@@ -2,8 +2,9 @@
 //!
 //! A request that has waited long sends a probe to whoever is in its way, and whoever waits in turn sends it on. It goes
 //! through transactions with lesser numbers than the one where it began only, so of a cycle the greatest alone finds it,
-//! and is the victim. A probe that has come back is sent a second time, through those waits only that the first met: then
-//! all of them lasted from before the first was home until after the second passed, so that they were waiting at one time.
+//! and is the victim. A probe that has come back is sent around that cycle a second time. If the waits that it follows have
+//! the same signature, all of them lasted from before the first was home until after the second passed: at one time all
+//! were waiting.
 
 use sandrail_wire::lock::{Body, CYCLE_MAX, Message, Path, Probe, RequestFlags, Transaction};
 
@@ -12,6 +13,7 @@ use super::{Agent, SlotState};
 use crate::dlm::api::{Flags, Why};
 use crate::dlm::desk::Desk;
 use crate::dlm::map::slot_of;
+use crate::dlm::table::mix;
 
 /// The longest path that is followed.
 const LENGTH_MAX: u8 = 250;
@@ -27,8 +29,8 @@ impl Agent {
             return;
         }
         self.next_round = self.next_round.wrapping_add(2);
-        lock.seen = (lock.transaction, self.next_round);
-        let probe = first(lock.transaction, self.next_round, false);
+        lock.own_round = self.next_round;
+        let probe = first(lock.transaction, self.next_round);
         self.follow_all(desk, vec![(place, probe)]);
     }
 
@@ -90,6 +92,10 @@ impl Agent {
         let lock = self.locks[place];
         let r = lock.resource;
         probe.mode = lock.wanted;
+        probe.signature = mix(probe.signature
+            ^ lock.transaction.0
+            ^ u64::from(lock.wait) << 32
+            ^ u64::from(place));
         let mut before = self.in_the_way(r, &probe, place);
         // Conversions go first, and each queue in its order.
         let resource = &self.resources[r];
@@ -125,51 +131,53 @@ impl Agent {
 
     /// To a transaction that is in the way: if it waits itself, its waits are followed.
     fn visit(&mut self, desk: &mut Desk, transaction: Transaction, probe: &Probe, work: &mut Work) {
+        let Some(next) = step(probe, transaction) else {
+            return;
+        };
         if transaction == probe.origin {
             self.close(desk, probe, work);
             return;
         }
-        // A greater one looks for its cycles itself.
-        if transaction == Transaction::NONE || transaction > probe.origin {
-            return;
-        }
-        let Some(path) = extend(&probe.path, transaction) else {
+        let Some(next) = next else {
             desk.stat.probes_ended += 1;
             return;
         };
         let mark = (probe.origin, probe.round);
-        let first_mark = (probe.origin, probe.round.wrapping_sub(1));
         let mut at = self.waiting.head();
         while let Some(place) = at {
             let lock = &mut self.locks[place];
             at = lock.next_waiting();
-            let is_new = if probe.confirms {
-                lock.seen == first_mark
-            } else {
-                lock.seen != mark
-            };
-            if lock.transaction == transaction && is_new {
+            if lock.transaction != transaction {
+                continue;
+            }
+            // The mark saves following a wait twice. Another's probe may replace it, which costs no more than that.
+            if probe.confirms.is_some() || lock.seen != mark {
                 lock.seen = mark;
-                work.push((place, Probe { path, ..*probe }));
+                work.push((place, next));
             }
         }
     }
 
     /// The probe has come back to where it began.
     fn close(&mut self, desk: &mut Desk, probe: &Probe, work: &mut Work) {
-        let mark = (probe.origin, probe.round);
         let origin = self.waiting.iter(&self.locks).find(|place| {
             let lock = &self.locks[*place];
-            lock.transaction == probe.origin && lock.seen == mark
+            lock.transaction == probe.origin && lock.own_round == probe.round
         });
         let Some(place) = origin else {
             return;
         };
         let lock = &mut self.locks[place];
-        if !probe.confirms {
+        let Some((_, expected)) = probe.confirms else {
             let round = probe.round.wrapping_add(1);
-            lock.seen = (probe.origin, round);
-            work.push((place, first(probe.origin, round, true)));
+            lock.own_round = round;
+            let mut second = first(probe.origin, round);
+            second.path = probe.path;
+            second.confirms = Some((0, probe.signature));
+            work.push((place, second));
+            return;
+        };
+        if expected != probe.signature {
             return;
         }
         let r = lock.resource;
@@ -184,29 +192,53 @@ impl Agent {
 }
 
 /// A probe at its beginning.
-const fn first(origin: Transaction, round: u32, confirms: bool) -> Probe {
+const fn first(origin: Transaction, round: u32) -> Probe {
     let mut named = [Transaction::NONE; CYCLE_MAX];
     named[0] = origin;
     Probe {
         origin,
         round,
-        confirms,
         mode: sandrail_wire::lock::Mode::Nl,
+        signature: 0,
         path: Path { length: 1, named },
+        confirms: None,
     }
+}
+
+/// Whether the probe goes on to a transaction, and as what. A greater one than the origin looks for its cycles itself; the
+/// second time around the path is the one that the first found. The inner none: it has been there, or the path is too long.
+fn step(probe: &Probe, transaction: Transaction) -> Option<Option<Probe>> {
+    if transaction == Transaction::NONE || transaction > probe.origin {
+        return None;
+    }
+    let Some((at, expected)) = probe.confirms else {
+        let path = extend(&probe.path, transaction);
+        return Some(path.map(|path| Probe { path, ..*probe }));
+    };
+    let at = at + 1;
+    let is_end = at >= u16::from(probe.path.length);
+    let due = probe.path.named.get(usize::from(at));
+    if is_end != (transaction == probe.origin)
+        || (!is_end && due.is_some_and(|due| *due != transaction))
+    {
+        return None;
+    }
+    Some(Some(Probe {
+        confirms: Some((at, expected)),
+        ..*probe
+    }))
 }
 
 /// The path with one more on it; none if it is on it already, or the path is too long.
 fn extend(path: &Path, transaction: Transaction) -> Option<Path> {
     let mut path = *path;
     let length = usize::from(path.length);
-    if path
+    let met = path
         .named
         .iter()
         .take(length)
-        .any(|one| *one == transaction)
-        || path.length >= LENGTH_MAX
-    {
+        .any(|one| *one == transaction);
+    if met || path.length >= LENGTH_MAX {
         return None;
     }
     if let Some(place) = path.named.get_mut(length) {

@@ -265,6 +265,11 @@ impl Master {
             self.entries.give_back(place);
             return;
         };
+        // Who holds more than it asks for keeps it: it asks since it may not use it as long as others wait.
+        let held = self
+            .hold_of(r, entry.node)
+            .map_or(Mode::Nl, |place| self.entries[place].mode);
+        let mode = if held.covers(mode) { held } else { mode };
         let previous = self.become_holder(r, place, mode, number);
         let value = if mode == Mode::Cr || mode == Mode::Nl {
             // A holder of PW beside it may write it at any time.
