@@ -12,6 +12,7 @@
 pub mod breach;
 pub mod bytes;
 pub mod disk;
+pub mod dlm;
 pub mod host;
 pub mod ledger;
 pub mod load;

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use sandrail_sim::dlm::machine::{Forgery, Machine};
+use sandrail_sim::dlm::{runner as lock_runner, scenario as lock_scenario};
 use sandrail_sim::runner::{self, Until};
 use sandrail_sim::scenario::{Family, Sabotage, Scenario};
 
@@ -19,8 +21,12 @@ const USAGE: &str = "soak NAME [--seeds N | --seconds S] [--start SEED] [--trace
 
 Names:";
 
+/// The family of lock managers, which has a runner of its own.
+const LOCKS: &str = "dlm";
+
 struct Arguments {
-    family: Family,
+    /// None: lock managers.
+    family: Option<Family>,
     until: Until,
     start: u64,
     trace: bool,
@@ -28,8 +34,13 @@ struct Arguments {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
+    let name = arguments.next()?;
+    let family = Family::named(&name);
+    if family.is_none() && name != LOCKS {
+        return None;
+    }
     let mut parsed = Arguments {
-        family: Family::named(&arguments.next()?)?,
+        family,
         until: Until::Seeds(1000),
         start: 0,
         trace: false,
@@ -58,6 +69,7 @@ fn main() -> ExitCode {
         for (name, _) in Family::ALL {
             eprintln!("  {name}");
         }
+        eprintln!("  {LOCKS}");
         return ExitCode::from(2);
     };
     let Arguments {
@@ -67,6 +79,9 @@ fn main() -> ExitCode {
         trace,
         sabotage,
     } = arguments;
+    let Some(family) = family else {
+        return soak_locks(start, until, trace);
+    };
     if trace && matches!(until, Until::Seeds(1)) {
         return replay(family, start, sabotage);
     }
@@ -110,6 +125,51 @@ fn replay(family: Family, seed: u64, sabotage: Sabotage) -> ExitCode {
         }
         Err(violation) => {
             println!("{violation}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lock managers, with nothing but a seed to choose.
+fn soak_locks(start: u64, until: Until, trace: bool) -> ExitCode {
+    if trace && matches!(until, Until::Seeds(1)) {
+        let scenario = lock_scenario::Scenario::new(start);
+        println!("{scenario:#?}");
+        let mut lines = Vec::new();
+        let result = lock_runner::run::<Machine>(&scenario, Forgery::None, Some(&mut lines));
+        for line in &lines {
+            println!("{line}");
+        }
+        return match result {
+            Ok(tally) => {
+                println!("{tally:#?}");
+                ExitCode::SUCCESS
+            }
+            Err(violation) => {
+                println!("{violation}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut told = Instant::now();
+    let result = lock_runner::soak::<Machine>(Forgery::None, start, until, |soaked| {
+        if told.elapsed() >= Duration::from_secs(2) {
+            told = Instant::now();
+            eprintln!("{} seeds, {:.0} seeds/s", soaked.seeds, soaked.per_second());
+        }
+    });
+    match result {
+        Ok(soaked) => {
+            let per_second = soaked.per_second();
+            println!(
+                "{LOCKS}: {} seeds pass, {per_second:.0} seeds/s",
+                soaked.seeds
+            );
+            println!("{:#?}", soaked.tally);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("{failure}");
             ExitCode::FAILURE
         }
     }
