@@ -95,7 +95,7 @@ pub trait Link {
     fn transmit_room(&mut self) -> usize;
 
     /// Queues one frame: `header` (at most [`HEADER_BYTES_MAX`]) followed by `payload`, both copied before it returns.
-    /// Frames shorter than 60 bytes are padded with zeros. Sent at the latest by the next [`Link::flush`].
+    /// Frames shorter than 60 bytes are padded with zeros (but for packet sockets told otherwise). Sent at the latest by the next [`Link::flush`].
     ///
     /// # Errors
     /// [`TransmitError`]; nothing was queued then.

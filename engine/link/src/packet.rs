@@ -87,6 +87,9 @@ pub struct PacketConfig {
     pub rx_frames: usize,
     /// How many frames can be on their way out.
     pub tx_frames: usize,
+    /// Frames are padded to this length, at most 60 bytes, which is the shortest that a wire carries. Less is for stations that
+    /// work as Linux's AoE driver does: it hands short frames to the interface as they are, and a virtual one passes them on.
+    pub frame_bytes_min: usize,
 }
 
 impl PacketConfig {
@@ -100,6 +103,7 @@ impl PacketConfig {
             shard: None,
             rx_frames: 1024,
             tx_frames: 256,
+            frame_bytes_min: FRAME_BYTES_MIN,
         }
     }
 }
@@ -174,6 +178,7 @@ pub struct PacketLink {
     receiver: Receiver,
     sender: Sender,
     counters: LinkCounters,
+    frame_bytes_min: usize,
     /// When the receiving ring was last asked whether the interface went down.
     error_checked: Instant,
     /// Since when the driver has refused every frame, and when it was last tried.
@@ -214,6 +219,9 @@ impl PacketLink {
             return Err(PacketError::Config(
                 "rx_frames and tx_frames must not be zero",
             ));
+        }
+        if config.frame_bytes_min > FRAME_BYTES_MIN {
+            return Err(PacketError::Config("frames are padded to 60 bytes at most"));
         }
         if config.shard.is_some_and(|shard| shard > 15) {
             return Err(PacketError::Config("a shard's number has 4 bits"));
@@ -272,6 +280,7 @@ impl PacketLink {
             receiver,
             sender,
             counters: LinkCounters::default(),
+            frame_bytes_min: config.frame_bytes_min,
             error_checked: Instant::ZERO,
             stuck: None,
         })
@@ -335,15 +344,15 @@ impl VlanMetadata {
     }
 }
 
-/// Puts a frame together at the start of `out`, padded to the shortest length a wire allows; its length.
-fn assemble(out: &mut [u8], header: &[u8], payload: &[u8]) -> usize {
+/// Puts a frame together at the start of `out`, padded to `bytes_min`; its length.
+fn assemble(out: &mut [u8], header: &[u8], payload: &[u8], bytes_min: usize) -> usize {
     let len_bytes = header.len() + payload.len();
     out[..header.len()].copy_from_slice(header);
     out[header.len()..len_bytes].copy_from_slice(payload);
-    if len_bytes < FRAME_BYTES_MIN {
-        out[len_bytes..FRAME_BYTES_MIN].fill(0);
+    if len_bytes < bytes_min {
+        out[len_bytes..bytes_min].fill(0);
     }
-    len_bytes.max(FRAME_BYTES_MIN)
+    len_bytes.max(bytes_min)
 }
 
 /// A count or length as the counters have it.
@@ -400,9 +409,10 @@ impl Link for PacketLink {
                 max_bytes,
             });
         }
+        let bytes_min = self.frame_bytes_min;
         let len_bytes = match &mut self.sender {
-            Sender::Ring(ring) => ring.push(header, payload),
-            Sender::Mmsg(mmsg) => mmsg.push(header, payload),
+            Sender::Ring(ring) => ring.push(header, payload, bytes_min),
+            Sender::Mmsg(mmsg) => mmsg.push(header, payload, bytes_min),
         }
         .ok_or(TransmitError::Full)?;
         self.counters.tx_frames += 1;

@@ -160,6 +160,17 @@ fn short_frames_are_padded_and_long_ones_refused() {
         let mut padded = short.clone();
         padded.resize(60, 0);
         assert_eq!(receive_some(&mut receiver, 1), [padded]);
+        // As a driver does that leaves padding to the interface, of which this one does none.
+        let mut unpadding = open(&lab, Side::Initiator, |config| {
+            config.mode = mode;
+            config.frame_bytes_min = 0;
+        });
+        for len_bytes in 14..=60 {
+            let short = frame(&lab, &[&AOE], len_bytes, 1);
+            send(&mut unpadding, &short);
+            unpadding.flush(now());
+            assert_eq!(receive_some(&mut receiver, 1), [short], "{mode:?}");
+        }
 
         let refused = sender.transmit(now(), &short, &[0; 1491]);
         let limit = TransmitError::TooLong {

@@ -1,5 +1,5 @@
 //! An initiator that works as Linux's own driver does: it knows no sessions, sends a retransmission with a new tag, keeps as
-//! many commands under way as the target has buffers, and never flushes.
+//! many commands under way as the target has buffers, does not pad its frames, and never flushes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ impl Driver {
     /// It does not answer.
     pub fn attach_as(lab: &Lab, addr: TargetAddr, own: MacAddr) -> Result<Self> {
         let mut driver = Self {
-            peer: Peer::open_on(lab, Side::Initiator)?,
+            peer: Peer::open_unpadded(lab, Side::Initiator)?,
             own,
             target: MacAddr::BROADCAST,
             addr,

@@ -35,13 +35,25 @@ impl Peer {
     /// # Errors
     /// The kernel refused.
     pub fn open_on(lab: &Lab, side: Side) -> Result<Self> {
-        let link = lab.enter(side, || {
-            PacketLink::open(&PacketConfig::new(lab.interface(side)))
-        })??;
+        Self::with(lab, side, PacketConfig::new(lab.interface(side)))
+    }
+
+    /// One whose frames are not padded, as those of Linux's AoE driver are not: what is short stays short on a virtual wire.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn open_unpadded(lab: &Lab, side: Side) -> Result<Self> {
+        let mut config = PacketConfig::new(lab.interface(side));
+        config.frame_bytes_min = 0;
+        Self::with(lab, side, config)
+    }
+
+    fn with(lab: &Lab, side: Side, config: PacketConfig) -> Result<Self> {
+        let link = lab.enter(side, || PacketLink::open(&config))??;
         Ok(Self { link })
     }
 
-    /// Sends frames as they are, but for padding to 60 bytes. Returns how many the interface took.
+    /// Sends frames as they are, but for padding to 60 bytes unless that was left out. Returns how many the interface took.
     pub fn send<'a>(&mut self, frames: impl IntoIterator<Item = &'a [u8]>) -> u64 {
         let mut taken = 0;
         for frame in frames {

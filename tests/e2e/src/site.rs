@@ -51,13 +51,14 @@ impl Wire {
         Self::PacketMmsg,
     ];
 
-    /// The same for the blade: what its `--link` takes.
+    /// The same for the blade: its arguments.
     #[must_use]
-    pub const fn blade_link(self) -> &'static str {
+    pub const fn blade_args(self) -> &'static [&'static str] {
         match self {
-            Self::XdpGeneric => "xdp-generic",
-            Self::XdpNative => "xdp-native",
-            Self::PacketRing | Self::PacketMmsg => "packet",
+            Self::XdpGeneric => &["--link", "xdp-generic"],
+            Self::XdpNative => &["--link", "xdp-native"],
+            Self::PacketRing => &["--link", "packet"],
+            Self::PacketMmsg => &["--link", "packet", "--packet-mode", "mmsg"],
         }
     }
 
@@ -349,7 +350,7 @@ impl Alone {
     ) -> Result<Self> {
         let lab = setup.lab()?;
         let disk = lab.backing_file(setup.disk_bytes)?;
-        let base = BladeOptions::new(program::blade()?).args(["--link", setup.wire.blade_link()]);
+        let base = BladeOptions::new(program::blade()?).args(setup.wire.blade_args().to_vec());
         let blade = lab.blade(options(base, &lab, &disk)?)?;
         Ok(Self { blade, disk, lab })
     }

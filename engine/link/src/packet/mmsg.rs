@@ -241,12 +241,17 @@ impl MmsgSender {
     }
 
     /// Copies a frame; its padded length, or `None` when all buffers are in use.
-    pub(super) fn push(&mut self, header: &[u8], payload: &[u8]) -> Option<usize> {
+    pub(super) fn push(
+        &mut self,
+        header: &[u8],
+        payload: &[u8],
+        bytes_min: usize,
+    ) -> Option<usize> {
         if self.room() == 0 {
             return None;
         }
         let index = self.filled;
-        let len_bytes = assemble(self.batch.buffer_mut(index), header, payload);
+        let len_bytes = assemble(self.batch.buffer_mut(index), header, payload, bytes_min);
         self.batch.vectors[index].iov_len = len_bytes;
         self.filled += 1;
         Some(len_bytes)

@@ -283,10 +283,20 @@ impl RingSender {
     }
 
     /// Copies a frame into the ring; its padded length, or `None` when the ring is full.
-    pub(super) fn push(&mut self, header: &[u8], payload: &[u8]) -> Option<usize> {
+    pub(super) fn push(
+        &mut self,
+        header: &[u8],
+        payload: &[u8],
+        bytes_min: usize,
+    ) -> Option<usize> {
         let slot = self.slots.next(&self.memory)?;
         let skip = TX_OFFSET_BYTES - mem::size_of::<tpacket2_hdr>();
-        let len_bytes = assemble(&mut self.memory.bytes_mut(slot)[skip..], header, payload);
+        let len_bytes = assemble(
+            &mut self.memory.bytes_mut(slot)[skip..],
+            header,
+            payload,
+            bytes_min,
+        );
         self.memory.set_len(slot, len_bytes);
         self.slots.request(&self.memory);
         Some(len_bytes)

@@ -12,6 +12,7 @@ mod decoded;
 mod driver;
 mod faulty;
 mod killed;
+mod short;
 mod stale;
 
 static TURN: Mutex<()> = Mutex::new(());
