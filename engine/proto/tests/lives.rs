@@ -15,6 +15,7 @@ const DONE: u8 = 0;
 const BAD_ARGUMENT: u8 = 3;
 const RESERVED: u8 = 4;
 const FENCED: u8 = 5;
+const NOT_DURABLE: u8 = 8;
 const UNBORN: u8 = 9;
 
 /// Status and session of an attach with a list.
@@ -326,4 +327,33 @@ fn no_birth_is_told_before_it_is_durable() {
     assert!(told.is_sorted_by(|a, b| a < b), "each once, and forward");
     assert!((3..8).contains(&dropped), "{dropped}");
     assert_eq!(bed.blade.counters().rx_sessions_not_durable, dropped);
+}
+
+/// Who is listed by a change that is not durable is let in when it is. A restart would shut it out again, and the next list, which
+/// does not have it either, would not be seen to remove it.
+#[test]
+fn nobody_is_let_in_by_a_list_that_is_not_durable() {
+    for with_births in [true, false] {
+        let mut bed = Bed::with(TestDisk::new(SECTORS, Pace::Inline), |_, target| {
+            target.persistent.reserved = vec![C];
+        });
+        let birth = born(&mut bed, A, 7);
+        let request = if with_births {
+            attach_born(A, 7, 0, birth, &[A])
+        } else {
+            attach(A, 9, 7, 0)
+        };
+        bed.give(&reserve_epoch(C, 1, 1, &[A, C]));
+        assert_eq!(bed.ask(&request)[30], NOT_DURABLE);
+        bed.persist(false);
+        assert_eq!(bed.replies()[0][30], NOT_DURABLE, "of the SET");
+        assert_eq!(bed.ask(&request)[30], NOT_DURABLE);
+        // The question makes it try again.
+        assert_eq!(bed.persist(true), 1);
+        assert_eq!(bed.ask(&request)[30], DONE);
+        assert_eq!(bed.persist(true), 0, "and no more than that");
+        // Whom a list that is not durable removes is out at once.
+        bed.give(&reserve_epoch(C, 1, 2, &[C]));
+        assert_eq!(bed.ask(&request)[30], RESERVED);
+    }
 }

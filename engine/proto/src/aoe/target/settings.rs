@@ -13,7 +13,7 @@ use super::births::note_removals;
 use super::config::{ForceSet, PersistentState};
 use super::operation::Stage;
 use super::receive::{ReplyTo, Verdict};
-use super::slot::{FENCED_LIVES_MAX, FENCED_MAX, MacSet};
+use super::slot::{FENCED_LIVES_MAX, FENCED_MAX, Given, MacSet};
 use super::vendor::Echo;
 use super::{Blade, BladeEvent, index};
 use crate::time::Instant;
@@ -67,8 +67,12 @@ impl<D: Backing> Blade<D> {
             let target = &mut self.targets[number];
             let persist = &mut target.persist;
             if persist.given.is_none() && persist.settled < persist.wanted {
-                let bounds = (target.state.session_next, target.state.birth_next);
-                persist.given = Some((persist.wanted, bounds.0, bounds.1));
+                persist.given = Some(Given {
+                    id: persist.wanted,
+                    session_next: target.state.session_next,
+                    birth_next: target.state.birth_next,
+                    reserved: MacSet::new(&target.state.reserved),
+                });
                 let id = PersistId(persist.wanted);
                 let state = target.state.clone();
                 self.next_persist = (number + 1) % count;
@@ -86,16 +90,17 @@ impl<D: Backing> Blade<D> {
         let Some(entry) = self.targets.get_mut(number) else {
             return;
         };
-        let is_given = |(given, ..): &(u64, u16, u32)| *given == id.0;
-        let Some((given, sessions, births)) = entry.persist.given.filter(is_given) else {
+        let is_given = |given: &mut Given| given.id == id.0;
+        let Some(state) = entry.persist.given.take_if(is_given) else {
             return;
         };
-        entry.persist.given = None;
+        let given = state.id;
         entry.persist.settled = given;
         entry.persist.failed = !ok;
         if ok {
-            entry.sessions.set_durable_until(sessions);
-            entry.births.set_durable_until(births);
+            entry.sessions.set_durable_until(state.session_next);
+            entry.births.set_durable_until(state.birth_next);
+            entry.reserved_durably = state.reserved;
         } else {
             self.event(BladeEvent::NotDurable { target });
         }

@@ -65,13 +65,24 @@ impl MacSet {
     }
 }
 
+/// A state that is being made durable.
+#[derive(Debug)]
+pub(super) struct Given {
+    /// Its number.
+    pub(super) id: u64,
+    /// Its bounds of session numbers and births.
+    pub(super) session_next: u16,
+    pub(super) birth_next: u32,
+    /// Its reservation.
+    pub(super) reserved: MacSet,
+}
+
 /// How far the making durable of states is.
 #[derive(Debug, Default)]
 pub(super) struct Persist {
     /// Number of the newest state.
     pub(super) wanted: u64,
-    /// Number of the state that is being made durable, and its bounds of session numbers and births.
-    pub(super) given: Option<(u64, u16, u32)>,
+    pub(super) given: Option<Given>,
     /// States up to this one are durable, or failed to become so.
     pub(super) settled: u64,
     /// The last attempt failed.
@@ -104,6 +115,8 @@ pub(super) struct Target<D> {
     pub(super) births: Births,
     pub(super) mask: MacSet,
     pub(super) reserved: MacSet,
+    /// The reservation that a restart would find.
+    pub(super) reserved_durably: MacSet,
     /// Counts the reservations that were in force.
     pub(super) reservation: u64,
     /// The most MACs of the mask and of the reservation: those that every answer can carry.
@@ -158,6 +171,7 @@ impl<D: Backing> Target<D> {
             births: Births::new(state.birth_next),
             mask: MacSet::new(&state.mask),
             reserved: MacSet::new(&state.reserved),
+            reserved_durably: MacSet::new(&state.reserved),
             reservation: 0,
             mask_max,
             reserved_max,

@@ -130,6 +130,10 @@ impl<D: Backing> Blade<D> {
         let echo = Echo::of(request);
         let outcome = match self.may_attach(now, number, to, request, &who) {
             Err(SandrailStatus::Unborn) => return self.give_birth(number, to, echo),
+            Err(SandrailStatus::NotDurable) => {
+                self.persist_again(number);
+                Err(SandrailStatus::NotDurable)
+            }
             Ok(()) => {
                 self.end_other_lives(now, number, &who);
                 let attach = self.targets[number].sessions.attach(now, &who);
@@ -201,6 +205,10 @@ impl<D: Backing> Blade<D> {
         if was_removed || is_fenced || target.sessions.is_superseded(now, who) {
             return Err(SandrailStatus::Fenced);
         }
+        // Or a restart would shut it out again, by a list from which nobody is seen to remove it.
+        if !target.reserved_durably.admits(who.mac) {
+            return Err(SandrailStatus::NotDurable);
+        }
         Ok(())
     }
 
@@ -249,6 +257,14 @@ impl<D: Backing> Blade<D> {
             let is_void = ended.contains(&operation.request.session());
             (is_void && operation.kind.is_remembered()).then_some(ErrorCode::SessionVoid)
         });
+    }
+
+    /// Tries once more to make durable what could not be made so.
+    fn persist_again(&mut self, number: usize) {
+        let target = &mut self.targets[number];
+        if target.persist.failed && target.persist.settled == target.persist.wanted {
+            target.want_persist();
+        }
     }
 
     /// Has more session numbers and births made durable before those that are run out.
