@@ -8,6 +8,7 @@ pub mod arrivals;
 pub mod awake;
 pub mod blade;
 pub mod blade_site;
+pub mod cache;
 pub mod contest;
 pub mod costs;
 pub mod driver;

@@ -315,7 +315,7 @@ impl<L: Link> OnShard<L> {
     }
 }
 
-fn attach_while_turning<L: Link>(
+pub(crate) fn attach_while_turning<L: Link>(
     node: &Node,
     shard: &mut Shard<L>,
     addr: TargetAddr,

@@ -1,6 +1,7 @@
 //! Benchmarks that need a network namespace, a target or much time; see `docs/performance.md`.
 
 mod block;
+mod cache_command;
 mod initiator;
 mod kicks;
 mod load_command;
@@ -26,6 +27,8 @@ struct Command {
 enum Bench {
     /// The initiator and our target against the floor and the rivals, in interleaved rounds
     Block(block::Options),
+    /// The buffer cache: hits, misses and hit ratios, beside quick_cache, simulations and the raw read
+    Cache(cache_command::Options),
     /// The engine against a bare polled loop, both on a real vblade, in interleaved rounds
     Initiator(initiator::Options),
     /// System calls, polls and yields an I/O; fails when they exceed sane bounds
@@ -135,6 +138,7 @@ struct Out {
 fn main() -> anyhow::Result<()> {
     match Command::parse().bench {
         Bench::Block(options) => block::run(&options),
+        Bench::Cache(options) => cache_command::run(&options),
         Bench::Initiator(options) => initiator::run(&options),
         Bench::Kicks(options) => kicks::run(&options),
         Bench::Load(options) => {

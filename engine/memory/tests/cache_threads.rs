@@ -22,13 +22,16 @@ fn a_million_operations_lose_tear_and_mix_up_nothing() {
         (Eviction::Clock, 100, 4),
     ] {
         let operations = 250_000;
-        let totals = run(Soak {
+        let mut told = 0;
+        let soak = Soak {
             operations,
             pages: 250,
             frames,
             eviction,
             seed,
-        });
+        };
+        let totals = run(soak, &mut |so_far| told = so_far);
+        assert!((operations / 2..=operations).contains(&told), "{told}");
         // It was not idle: pages came and went, were changed, moved and revoked.
         let stat = totals.stat;
         assert!(

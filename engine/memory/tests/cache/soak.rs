@@ -27,6 +27,9 @@ const VERSION: usize = 2;
 /// How long an operation may take, at most, on whatever machine.
 const STUCK: Duration = Duration::from_secs(60);
 
+/// Turns of the driver between two words of how far it is.
+const TURNS_A_TELL: u64 = 1 << 12;
+
 /// How long and how hard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Soak {
@@ -372,8 +375,8 @@ fn block_and_work(worker: &mut Worker<'_>, operations: u64) {
     }
 }
 
-/// Runs it; panics when something is wrong.
-pub(crate) fn run(soak: Soak) -> Totals {
+/// Runs it; panics when something is wrong. `tell` hears now and then how many operations there were so far.
+pub(crate) fn run(soak: Soak, tell: &mut dyn FnMut(u64)) -> Totals {
     let config = Shared::config(soak);
     let mut arena = Arena::new(config.arena_bytes(), HugePages::Prefer).expect("memory");
     let (cache, mut shards) =
@@ -416,7 +419,9 @@ pub(crate) fn run(soak: Soak) -> Totals {
         writes: Vec::new(),
         now_ns: 0,
     };
-    let mut left = soak.operations - soak.operations / 2;
+    let own = soak.operations - soak.operations / 2;
+    let mut left = own;
+    let mut turns = 0_u64;
     let mut progress = Progress {
         operations: 0,
         since: Instant::now(),
@@ -427,6 +432,11 @@ pub(crate) fn run(soak: Soak) -> Totals {
             driver.operation();
         }
         left -= 4.min(left);
+        turns += 1;
+        if turns.is_multiple_of(TURNS_A_TELL) {
+            // Relaxed: a number to be shown.
+            tell(own - left + shared.blocking_operations.load(Ordering::Relaxed));
+        }
         if left == 0 {
             progress.check(&shared, &driver);
             thread::yield_now();
