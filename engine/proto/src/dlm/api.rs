@@ -186,6 +186,13 @@ pub enum Event {
         /// Whether the conversion had lost its former mode meanwhile (CONVDEADLK).
         demoted: bool,
     },
+    /// A conversion with CONVDEADLK lost the mode that its lock had, which is NL now, to end a deadlock; it waits on.
+    Demoted {
+        /// The lock.
+        lock: LockId,
+        /// The caller's name for it.
+        client: u64,
+    },
     /// A request ended without success. A conversion's lock is held as before, a new lock is gone.
     Denied {
         /// The lock.

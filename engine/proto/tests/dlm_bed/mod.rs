@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use sandrail_proto::dlm::{
-    Ask, Change, Config, Epoch, Event, Flags, Incarnation, LockId, Member, Message, Mode, Node,
-    NodeId, Refusal, ResourceName, Transaction, View, slot_of,
+    Ask, Body, Change, Config, Epoch, Event, Flags, Incarnation, LockId, Member, Message, Mode,
+    Node, NodeId, Refusal, ResourceName, Transaction, View, slot_of,
 };
 use sandrail_proto::time::Instant;
 
@@ -14,10 +14,14 @@ pub(crate) struct Bed {
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) lives: Vec<u64>,
     pub(crate) wires: BTreeMap<(u16, u16), VecDeque<Message>>,
-    pub(crate) events: Vec<VecDeque<Event>>,
+    /// What clients were told, in the order in which they were.
+    pub(crate) events: VecDeque<(u16, Event)>,
     pub(crate) now: Instant,
     pub(crate) epoch: u64,
     pub(crate) unreplayed: Vec<Member>,
+    /// What happened lately.
+    pub(crate) log: VecDeque<String>,
+    pub(crate) logs: bool,
 }
 
 pub(crate) fn name(number: u64) -> ResourceName {
@@ -45,10 +49,12 @@ impl Bed {
             nodes: nodes.collect(),
             lives: vec![1; usize::from(count)],
             wires: BTreeMap::new(),
-            events: vec![VecDeque::new(); usize::from(count)],
+            events: VecDeque::new(),
             now: Instant::from_nanos(1),
             epoch: 0,
             unreplayed: Vec::new(),
+            log: VecDeque::new(),
+            logs: false,
         }
     }
 
@@ -72,6 +78,7 @@ impl Bed {
     }
 
     pub(crate) fn tell_view(&mut self, node: u16, members: &[u16]) {
+        self.note(|| format!("view for {node}: {members:?}"));
         let members: Vec<Member> = members.iter().map(|node| self.member(*node)).collect();
         let view = View {
             epoch: Epoch(self.epoch),
@@ -88,7 +95,7 @@ impl Bed {
     pub(crate) fn kill(&mut self, node: u16) {
         self.unreplayed.push(self.member(node));
         self.nodes[usize::from(node)] = None;
-        self.events[usize::from(node)].clear();
+        self.events.retain(|(told, _)| *told != node);
         self.wires
             .retain(|(from, to), _| *to != node && *from != node);
     }
@@ -123,6 +130,16 @@ impl Bed {
         self.nodes[usize::from(node)].as_mut().expect("a live node")
     }
 
+    /// Notes what happens, for whoever reads of a failure.
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.logs {
+            if self.log.len() >= 4000 {
+                self.log.pop_front();
+            }
+            self.log.push_back(what());
+        }
+    }
+
     /// Takes what a node has to say.
     pub(crate) fn collect(&mut self, node: u16) {
         let alive: Vec<bool> = self.nodes.iter().map(Option::is_some).collect();
@@ -139,7 +156,7 @@ impl Bed {
             }
         }
         while let Some(event) = machine.poll_event() {
-            self.events[usize::from(node)].push_back(event);
+            self.events.push_back((node, event));
         }
     }
 
@@ -153,6 +170,13 @@ impl Bed {
             return false;
         };
         let now = self.now;
+        let is_probe = matches!(
+            message.body,
+            Body::ProbeMaster { .. } | Body::ProbeNode { .. }
+        );
+        if !is_probe {
+            self.note(|| format!("{from} -> {to}: {message:?}"));
+        }
         self.node(to).handle_message(now, NodeId(from), &message);
         self.collect(to);
         true
@@ -265,7 +289,8 @@ impl Bed {
     }
 
     pub(crate) fn event(&mut self, node: u16) -> Option<Event> {
-        self.events[usize::from(node)].pop_front()
+        let at = self.events.iter().position(|(told, _)| *told == node)?;
+        self.events.remove(at).map(|(_, event)| event)
     }
 
     /// The next event is a grant to this client; its mode.

@@ -80,12 +80,10 @@ impl RequestFlags {
     pub const ALTPR: Self = Self(1 << 4);
     /// CW will do as well.
     pub const ALTCW: Self = Self(1 << 5);
-    /// The node renounces a handoff that it was asked for: it converts what it was to hand over.
-    pub const KEEPS: Self = Self(1 << 6);
     /// A request of which holders that use their lock are told even though it does not wait.
-    pub const NOQUEUEBAST: Self = Self(1 << 7);
+    pub const NOQUEUEBAST: Self = Self(1 << 6);
 
-    pub(super) const KNOWN: u16 = 0xff;
+    pub(super) const KNOWN: u16 = 0x7f;
 
     /// Those in either.
     #[must_use]

@@ -212,7 +212,13 @@ impl Agent {
             resource.notice_at = desk.now;
             resource.turns = 0;
         }
-        resource.ceiling = resource.ceiling.meet(wanted.beside());
+        // The last notice counts: who was waiting before has been served, or has given up.
+        resource.ceiling = wanted.beside();
+        // What a conversion keeps is not handed over: the master has seen the request, or will before anything else.
+        let converts = resource.pending.is_some_and(|pending| {
+            pending.flags.contains(RequestFlags::CONVERT) && !wanted.is_compatible(pending.floor)
+        });
+        let successor = successor.filter(|_| !converts);
         resource.handoff = successor.map(|successor| Handoff {
             successor,
             request,
@@ -241,7 +247,8 @@ impl Agent {
         }
         if allowed.covers(in_use) && resource.writes == 0 && !resource.is_handing() {
             // Those of this node who wait for it come later than who asks now.
-            resource.ceiling = resource.ceiling.meet(allowed);
+            resource.ceiling = allowed;
+            resource.drop_successor();
             resource.turns = u16::MAX;
             self.pump(desk, r);
             return;

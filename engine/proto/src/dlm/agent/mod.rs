@@ -394,11 +394,9 @@ impl Agent {
     fn send_request(&mut self, desk: &mut Desk, slot: AgentSlot, r: u32, place: u32) {
         let lock = &self.locks[place];
         let is_conversion = lock.is_conversion();
-        let mode = lock.wanted.join(
-            self.held_locks(r)
-                .filter(|other| *other != place)
-                .fold(Mode::Nl, |mode, other| mode.join(self.locks[other].granted)),
-        );
+        // From PR to CW, or back, the hold becomes PW: it excludes nobody more than both do, one until it is granted and the
+        // other then, and what is converted is still covered if the client gives the conversion up meanwhile.
+        let mode = lock.wanted.join(self.in_use(r));
         let floor = self.resources[r]
             .convert
             .iter(&self.locks)
@@ -412,8 +410,8 @@ impl Agent {
         if resource.handoff.is_some_and(|handoff| !handoff.is_done)
             && !resource.ceiling.covers(floor)
         {
+            // The master sees by the floor that what was to be handed over is converted instead.
             resource.handoff = None;
-            flags = flags.union(RequestFlags::KEEPS);
         }
         self.next_request = self.next_request.wrapping_add(1);
         let wanted = Wanted {

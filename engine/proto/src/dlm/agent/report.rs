@@ -4,8 +4,7 @@
 //! anybody up nor heaps up messages.
 
 use sandrail_wire::lock::{
-    Body, Epoch, Mode, NodeId, RequestFlags, ResourceName, SET_SLOTS, SlotSet, Transaction,
-    ValueBlock, Wanted,
+    Body, Epoch, Mode, NodeId, ResourceName, SET_SLOTS, SlotSet, Transaction, ValueBlock, Wanted,
 };
 
 use super::{Agent, SlotState, is_strong};
@@ -224,7 +223,6 @@ impl Agent {
         resource.is_dirty = false;
         let wanted = resource.pending.as_mut().map(|pending| {
             pending.is_cancelling = false;
-            pending.flags = pending.flags.without(RequestFlags::KEEPS);
             let lock = &self.locks[pending.lock];
             Wanted {
                 request: pending.request,

@@ -159,6 +159,13 @@ impl Agent {
         if lock.flags.contains(Flags::CONVDEADLK) && lock.granted != Mode::Nl {
             lock.granted = Mode::Nl;
             lock.demoted = true;
+            desk.events.push_back(Event::Demoted {
+                lock: LockId {
+                    index: place,
+                    generation: lock.generation,
+                },
+                client: lock.client,
+            });
             return;
         }
         let mut named = [Transaction::NONE; sandrail_wire::lock::CYCLE_MAX];

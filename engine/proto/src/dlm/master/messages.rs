@@ -151,13 +151,23 @@ impl Master {
         // It was given up before the holder knew its successor: otherwise it would have been handed over.
         let resource = &self.resources[r];
         if resource.handoff != Handoff::None && resource.handoff_from == from {
-            let wanted = self
-                .request_of(r, resource.handoff_to)
-                .map_or(Mode::Nl, |place| self.entries[place].mode);
-            if mode.is_compatible(wanted) {
+            if mode.is_compatible(self.successor_mode(r)) {
                 self.end_handoff(desk, r);
             }
         }
+    }
+
+    /// What the successor of a handoff wants, dead or alive.
+    pub(super) fn successor_mode(&self, r: u32) -> Mode {
+        let resource = &self.resources[r];
+        let is_dead = resource.dead_ends & 2 != 0;
+        let queues = [resource.convert, resource.wait];
+        queues
+            .iter()
+            .flat_map(|queue| queue.iter(&self.entries))
+            .map(|place| self.entries[place])
+            .find(|entry| entry.node == resource.handoff_to && entry.is_dead == is_dead)
+            .map_or(Mode::Nl, |entry| entry.mode)
     }
 
     /// No handoff is under way any more: what had to wait for that is done.
@@ -240,15 +250,8 @@ impl Master {
             return;
         }
         self.lower(r, from, false, kept);
-        let queues = [resource.convert, resource.wait];
-        let request = queues
-            .iter()
-            .flat_map(|queue| queue.iter(&self.entries))
-            .map(|place| self.entries[place])
-            .find(|entry| entry.node == resource.handoff_to && entry.is_dead);
-        if let Some(request) = request {
-            self.retain(r, request.node, request.mode);
-        }
+        // As a lock of the dead; its request is buried with the handoff.
+        self.retain(r, resource.handoff_to, self.successor_mode(r));
         self.send(desk, from, r, Body::Settled { grant });
         self.end_handoff(desk, r);
     }

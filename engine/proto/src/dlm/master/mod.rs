@@ -164,12 +164,17 @@ impl Master {
             }
             return;
         };
-        let resource = &mut self.resources[r];
-        if wanted.flags.contains(RequestFlags::KEEPS)
-            && resource.handoff != Handoff::None
+        let resource = &self.resources[r];
+        if resource.handoff != Handoff::None
             && resource.handoff_from == from
+            && resource.dead_ends & 1 == 0
+            && wanted.flags.contains(RequestFlags::CONVERT)
         {
-            resource.handoff = Handoff::None;
+            // It converts what it was to hand over, and so keeps it.
+            let successor = self.successor_mode(r);
+            if !successor.is_compatible(wanted.floor) {
+                self.end_handoff(desk, r);
+            }
         }
         if self.grant_now(desk, r, place) {
             return;
@@ -359,12 +364,8 @@ impl Master {
             if holder.node == entry.node || holder.mode.is_compatible(entry.mode) {
                 continue;
             }
-            let noticed = holder.other.meet(allowed);
-            if !entry.is_try() {
-                if noticed == holder.other {
-                    continue;
-                }
-                holder.other = noticed;
+            if !entry.is_try() && core::mem::replace(&mut holder.other, allowed) == allowed {
+                continue;
             }
             let (node, grant) = (holder.node, holder.grant());
             desk.stat.notices += 1;
@@ -390,7 +391,7 @@ impl Master {
             return;
         };
         let holder = &mut self.entries[holder];
-        holder.other = holder.other.meet(entry.mode.beside());
+        holder.other = entry.mode.beside();
         let (node, grant) = (holder.node, holder.grant());
         let resource = &mut self.resources[r];
         resource.handoff = Handoff::Named;
