@@ -270,12 +270,14 @@ impl Inner {
         self.shard_of_frame(frame).now_ns.load(Ordering::Relaxed)
     }
 
-    /// Has the shard look at what was put where it finds it. If it turns no more, whoever waits is told.
-    pub(crate) fn wake_shard(&self, shard: &ShardShared) {
+    /// Has the shard look at what was put where it finds it. If it turns no more, whoever waits is told; whether it does.
+    pub(crate) fn wake_shard(&self, shard: &ShardShared) -> bool {
         self.owner.wake_shard(shard.index);
-        if self.owner.is_over(shard.index) {
+        let over = self.owner.is_over(shard.index);
+        if over {
             self.abandon(shard);
         }
+        !over
     }
 
     /// The shard turns no more: what it was asked for fails, and who waits for a frame looks again.
@@ -456,7 +458,9 @@ impl Inner {
             let shard = self.shard_of_frame(frame);
             let pushed = shard.reads.push(frame);
             assert!(pushed.is_ok(), "the queue has room for every frame");
-            self.wake_shard(shard);
+            if !self.wake_shard(shard) {
+                return Asked::Refused(Inadmissible::Stopped);
+            }
         }
         asked
     }

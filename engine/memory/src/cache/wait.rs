@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use super::config::{AccessError, Mismatch, ReadError, ReadFault};
+use super::config::{AccessError, Inadmissible, Mismatch, ReadError, ReadFault};
 use super::fault::VolumeFault;
 use super::guards::{Exclusive, Pin, Shared};
 use super::handle::Handle;
@@ -185,19 +185,26 @@ impl<'h, O: Operation<'h>> Acquire<'h, O> {
         }
         let shard = inner.shard_of_page(page);
         let list = inner.frames_list(shard);
-        Ok(self.park(list, waker, |inner| {
+        let mut over = false;
+        let parked = self.park(list, waker, |inner| {
             // The shard looks at the flag once a turn, and wakes all: so a wake-up is late at worst.
-            shard_starves(inner, page);
-            true
-        }))
+            over = !shard_starves(inner, page);
+            !over
+        });
+        if over {
+            let why = Inadmissible::Stopped;
+            return Err(AccessError::Inadmissible { page, why });
+        }
+        Ok(parked)
     }
 }
 
-fn shard_starves(inner: &Inner, page: PageId) {
+/// Whether the shard turns.
+fn shard_starves(inner: &Inner, page: PageId) -> bool {
     let shard = inner.shard_of_page(page);
     // Release: partner is the acquire in the shard's turn, which then finds the waiter in the list.
     shard.starving.store(true, Ordering::Release);
-    inner.wake_shard(shard);
+    inner.wake_shard(shard)
 }
 
 impl<'h, O: Operation<'h>> Future for Acquire<'h, O> {
