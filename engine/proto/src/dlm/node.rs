@@ -255,9 +255,10 @@ impl Node {
             self.desk.stat.wrong_sender += 1;
             return;
         }
-        // A master may be ahead of this node, which then does not know it yet.
-        let is_collect = matches!(message.body, Body::Collect(_));
-        if self.alive & bit(from) == 0 && !is_collect {
+        // Who joined may be ahead of this node, which then does not know it yet. A handoff is good whoever it comes from, if
+        // it answers the request that is under way: of the dead, too, as long as the master has not been told that it failed.
+        let may_be_ahead = matches!(message.body, Body::Collect(_) | Body::Hand { .. });
+        if self.alive & bit(from) == 0 && !may_be_ahead {
             self.desk.stat.wrong_sender += 1;
             return;
         }

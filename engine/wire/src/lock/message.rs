@@ -300,6 +300,8 @@ pub enum Body {
         grant: GrantNumber,
         /// What the former holder keeps.
         kept: Mode,
+        /// The value block that went with it.
+        value: ValueBlock,
     },
     /// 14, new master to every node: I am the master of these slots; tell me what you hold. The term is the new one.
     Collect(SlotSet),

@@ -201,7 +201,9 @@ impl From<&Body> for Flat {
             Body::Settled { grant } => Self::of(10).grant(grant),
             Body::Ask { grant } => Self::of(11).grant(grant),
             Body::Kept { grant } => Self::of(12).grant(grant),
-            Body::Handed { grant, kept } => Self::of(13).grant(grant).kept(kept),
+            Body::Handed { grant, kept, value } => {
+                Self::of(13).grant(grant).kept(kept).value(Some(value))
+            }
             ref other => Self::of_recovery(other),
         }
     }
@@ -399,6 +401,7 @@ impl Flat {
             13 => Body::Handed {
                 grant,
                 kept: mode_of(self.second)?,
+                value: self.to_some_value()?,
             },
             _ => return self.to_recovery(),
         })

@@ -56,7 +56,11 @@ fn every_body() -> Vec<Body> {
         Body::Settled { grant },
         Body::Ask { grant },
         Body::Kept { grant },
-        Body::Handed { grant, kept },
+        Body::Handed {
+            grant,
+            kept,
+            value: valid()
+        },
         Body::Collect(slots),
         Body::Doubt {
             slot: 4095,

@@ -319,12 +319,13 @@ impl Agent {
         let slot = self.slots[slot_of(&message.resource)];
         let mut body = Body::Kept { grant };
         if let Some(r) = self.index.find(&self.resources, &message.resource) {
+            let value = self.copy_of_value(r);
             let resource = &mut self.resources[r];
             match resource.handoff {
                 Some(handoff) if handoff.successor.grant == grant => {
                     if handoff.is_done {
                         let kept = resource.held;
-                        body = Body::Handed { grant, kept };
+                        body = Body::Handed { grant, kept, value };
                     } else {
                         resource.handoff = None;
                     }

@@ -365,10 +365,9 @@ impl Agent {
             return;
         };
         let is_gone = !self.locks[pending.lock].waits_as(pending.wait);
-        let overtaken_by = needs.filter(|place| {
-            self.locks[*place].is_conversion() && !pending.flags.contains(RequestFlags::CONVERT)
-        });
-        if pending.is_cancelling || !(is_gone || overtaken_by.is_some()) {
+        // By a conversion, or by one with HEADQUE.
+        let is_overtaken = needs.is_some_and(|place| place != pending.lock);
+        if pending.is_cancelling || !(is_gone || is_overtaken) {
             return;
         }
         let heir = needs.filter(|place| {

@@ -263,7 +263,7 @@ impl Agent {
     }
 
     /// The copy, whether or not the hold still guards it.
-    fn copy_of_value(&self, r: u32) -> ValueBlock {
+    pub(super) fn copy_of_value(&self, r: u32) -> ValueBlock {
         let place = self.resources[r].value;
         self.values
             .get(place)

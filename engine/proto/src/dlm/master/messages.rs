@@ -1,7 +1,7 @@
 //! What nodes say to the master.
 
 use sandrail_wire::lock::{
-    Body, Denial, GrantNumber, Message, Mode, NodeId, RequestId, Transaction,
+    Body, Denial, GrantNumber, Message, Mode, NodeId, RequestId, Transaction, ValueBlock,
 };
 
 use super::Master;
@@ -69,7 +69,9 @@ impl Master {
                 self.on_taken(desk, r, from, (grant, mode, kept));
             }
             Body::Kept { grant } => self.on_kept(desk, r, from, grant),
-            Body::Handed { grant, kept } => self.on_handed(desk, r, from, grant, kept),
+            Body::Handed { grant, kept, value } => {
+                self.on_handed(desk, r, from, (grant, kept, value));
+            }
             Body::ProbeMaster {
                 waiter,
                 request,
@@ -241,7 +243,13 @@ impl Master {
     }
 
     /// The holder has handed over. If the successor lives it will say so itself; if not, it died with the lock.
-    fn on_handed(&mut self, desk: &mut Desk, r: u32, from: NodeId, grant: GrantNumber, kept: Mode) {
+    fn on_handed(
+        &mut self,
+        desk: &mut Desk,
+        r: u32,
+        from: NodeId,
+        (grant, kept, value): (GrantNumber, Mode, ValueBlock),
+    ) {
         let resource = self.resources[r];
         let is_it = resource.handoff == Handoff::Asked
             && resource.handoff_number == grant.0
@@ -250,6 +258,7 @@ impl Master {
             return;
         }
         self.lower(r, from, false, kept);
+        self.set_value(r, value);
         // As a lock of the dead; its request is buried with the handoff.
         self.retain(r, resource.handoff_to, self.successor_mode(r));
         self.send(desk, from, r, Body::Settled { grant });
