@@ -375,6 +375,35 @@ fn who_waits_for_a_page_when_the_node_ends_hears_of_it() {
 }
 
 #[test]
+fn a_shard_that_panics_leaves_nobody_waiting() {
+    let (bed, cache) = cached(2, checked(64));
+    format(&bed.blade, 1024);
+    let handle = cache.handle();
+    version_of(1, handle.shared(page(1)).wait().unwrap().bytes());
+    bed.blade.silent.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let other = cache.handle();
+        let waiting = scope.spawn(move || other.shared(page(2)).wait().map(drop));
+        eventually("it is asked for", || {
+            let stat = bed.node.stat().unwrap();
+            stat.shards[0].cache.unwrap().read_requests == 2
+        });
+        // The link of shard 0.
+        bed.blade.panic_in_link.store(1, Ordering::Relaxed);
+        waiting.join().unwrap().unwrap_err();
+    });
+    // Its pages can't be had any more, those that are there can; and the other shard goes on.
+    let (asked, why) = (page(3), Inadmissible::Stopped);
+    let error = handle.shared(asked).wait().unwrap_err();
+    assert_eq!(error, AccessError::Inadmissible { page: asked, why });
+    version_of(1, handle.shared(page(1)).wait().unwrap().bytes());
+    bed.blade.silent.store(false, Ordering::Relaxed);
+    version_of(256, handle.shared(page(256)).wait().unwrap().bytes());
+    let error = bed.node.shutdown(SOON).unwrap_err();
+    assert_eq!(error.silent, [0]);
+}
+
+#[test]
 fn clients_and_the_cache_share_a_target() {
     let (bed, cache) = cached(2, settings(64));
     let again = bed
