@@ -321,8 +321,13 @@ impl Transport {
             .get_mut(channel.index())
             .ok_or(SendError::NoPeer)?;
         let sent = found.send(now, record, &self.shared);
-        self.counters.waits += u64::from(sent == Err(SendError::Wait));
-        self.refresh(channel.index());
+        if sent.is_ok() {
+            // No timer starts before the record leaves.
+            self.ready.set(channel.index(), true);
+        } else {
+            self.counters.waits += u64::from(sent == Err(SendError::Wait));
+            self.refresh(channel.index());
+        }
         sent
     }
 
@@ -434,7 +439,11 @@ impl Transport {
         }
         let index = self.inbox.next(self.next_inbox)?;
         let range = self.channels[index].fetch()?;
-        self.refresh(index);
+        self.inbox
+            .set(index, self.channels[index].receive.is_ready());
+        if self.channels[index].has_work() {
+            self.ready.set(index, true);
+        }
         self.next_inbox = index + 1;
         let channel = &self.channels[index];
         Some(Received {

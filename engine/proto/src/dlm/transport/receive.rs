@@ -193,7 +193,8 @@ impl ReceiveRing {
     }
 
     fn place(&self, sequence: Sequence) -> usize {
-        usize::try_from(sequence.0 % self.window).unwrap_or(0)
+        // The window is a power of two, and no larger than `usize`.
+        usize::try_from(sequence.0 & (self.window - 1)).unwrap_or(0)
     }
 
     fn is_present(&self, sequence: Sequence) -> bool {

@@ -379,7 +379,8 @@ impl SendRing {
     }
 
     fn place(&self, sequence: Sequence) -> usize {
-        usize::try_from(sequence.0 % self.window).unwrap_or(0)
+        // The window is a power of two, and no larger than `usize`.
+        usize::try_from(sequence.0 & (self.window - 1)).unwrap_or(0)
     }
 }
 
