@@ -102,9 +102,7 @@ impl Master {
         }
         self.entries[place].is_marked = true;
         if resource.handoff == Handoff::Named {
-            resource.handoff = Handoff::Asked;
-            let (holder, grant) = (resource.handoff_from, GrantNumber(resource.handoff_number));
-            self.send(desk, holder, r, Body::Ask { grant });
+            self.ask_holder(desk, r);
         }
     }
 
@@ -187,6 +185,26 @@ impl Master {
             self.drop_entry(r, place);
         }
         self.bury(r);
+        self.grant_in_place(desk, r);
+    }
+
+    /// Conversions that a handoff kept from being granted in place are now, if they still fit.
+    fn grant_in_place(&mut self, desk: &mut Desk, r: u32) {
+        let mut at = self.resources[r].convert.head();
+        while let Some(place) = at {
+            let entry = self.entries[place];
+            at = entry.next_in_queue();
+            if !core::mem::take(&mut self.entries[place].is_in_place) {
+                continue;
+            }
+            if self.can_grant(r) && self.is_free(r, entry.node, entry.mode) {
+                self.take_out(r, place);
+                self.grant(desk, r, place, entry.mode);
+            } else if entry.is_try() {
+                self.deny(desk, r, &entry, Denial::WouldBlock, Transaction::NONE);
+                self.drop_entry(r, place);
+            }
+        }
     }
 
     fn on_taken(
@@ -261,6 +279,8 @@ impl Master {
         self.set_value(r, value);
         // As a lock of the dead; its request is buried with the handoff.
         self.retain(r, resource.handoff_to, self.successor_mode(r));
+        // The value block went with it, and may have been written since the master knew it.
+        self.drop_value(r);
         self.send(desk, from, r, Body::Settled { grant });
         self.end_handoff(desk, r);
     }

@@ -190,6 +190,8 @@ impl Master {
         if is_conversion && let Some(opponent) = opponent {
             self.deny(desk, r, &entry, Denial::Deadlock, opponent.transaction());
             self.entries.give_back(place);
+        } else if self.recall(desk, r, place) {
+            self.enqueue(r, place);
         } else if entry.is_try() && !self.may_try(r, &entry) {
             self.deny(desk, r, &entry, Denial::WouldBlock, Transaction::NONE);
             self.entries.give_back(place);
@@ -198,6 +200,35 @@ impl Master {
         }
         self.pump(desk, r);
         self.forget_if_idle(r);
+    }
+
+    /// A conversion that fits what all others hold is granted in place, before whoever waits. If a handoff is under way, and
+    /// so nothing is granted, the holder is asked to keep the lock: the one who converts may be whom it waits for.
+    fn recall(&mut self, desk: &mut Desk, r: u32, place: u32) -> bool {
+        let entry = self.entries[place];
+        let resource = self.resources[r];
+        let is_open = self.slots[slot_of(&resource.name)].stage == Stage::Open;
+        if entry.kind != Kind::Convert
+            || entry.flags.contains(RequestFlags::QUECVT)
+            || !is_open
+            || !matches!(resource.handoff, Handoff::Named | Handoff::Asked)
+            || !self.is_free(r, entry.node, entry.mode)
+        {
+            return false;
+        }
+        self.entries[place].is_in_place = true;
+        if resource.handoff == Handoff::Named {
+            self.ask_holder(desk, r);
+        }
+        true
+    }
+
+    /// Asks the holder whether the handoff has happened: if not, it must not any more.
+    fn ask_holder(&mut self, desk: &mut Desk, r: u32) {
+        let resource = &mut self.resources[r];
+        resource.handoff = Handoff::Asked;
+        let (holder, grant) = (resource.handoff_from, GrantNumber(resource.handoff_number));
+        self.send(desk, holder, r, Body::Ask { grant });
     }
 
     /// Whether only holders, who may not use what they hold, are in the way of a request that must not wait.
@@ -297,6 +328,13 @@ impl Master {
     fn become_holder(&mut self, r: u32, place: u32, mode: Mode, number: GrantNumber) -> Mode {
         let node = self.entries[place].node;
         self.resources[r].overtakes = 0;
+        // Whoever was not to wait and was passed has new holders to ask.
+        let resource = &self.resources[r];
+        for head in [resource.convert.head(), resource.wait.head()] {
+            if let Some(head) = head.filter(|head| self.entries[*head].is_try()) {
+                self.entries[head].is_marked = false;
+            }
+        }
         if let Some(hold) = self.hold_of(r, node) {
             self.entries.give_back(place);
             let hold = &mut self.entries[hold];

@@ -33,6 +33,8 @@ pub(super) struct Entry {
     /// Of a request: the node wants it no more, and a handoff for it is under way. Or, of one that must not wait, that all
     /// holders were asked.
     pub(super) is_marked: bool,
+    /// A conversion that came during a handoff, and that could have been granted in place otherwise.
+    pub(super) is_in_place: bool,
     /// Its node died with it.
     pub(super) is_dead: bool,
 }
@@ -55,6 +57,7 @@ impl Entry {
             mode,
             other: Mode::Ex,
             is_marked: false,
+            is_in_place: false,
             is_dead: false,
         }
     }
@@ -75,6 +78,7 @@ impl Entry {
             mode: wanted.mode,
             other: wanted.floor,
             is_marked: false,
+            is_in_place: false,
             is_dead: false,
         }
     }
