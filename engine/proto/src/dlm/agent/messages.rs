@@ -88,6 +88,9 @@ impl Agent {
                 successor,
                 grant,
             } => {
+                // What was to be handed over may have gone, and come back by another's hand with a number of its own: that
+                // is not to be handed to the successor that was named for the former hold.
+                let successor = successor.filter(|_| grant >= self.resources[r].grant);
                 let notice = (wanted, request, successor);
                 if only_idle {
                     self.on_idle_wanted(desk, r, message, wanted, request, grant);
