@@ -11,7 +11,7 @@
 //! - masks: whoever asks after the mask that shuts it out was answered is not answered;
 //! - persistence: a config string that is told is the last one acknowledged, or one asked for since.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::bytes::{self, Fields, Mac};
 use crate::stamp::{self, SECTOR_BYTES, Stamp};
@@ -130,8 +130,8 @@ pub(crate) struct Books {
     life: u32,
     /// By write and session: the parts that it came in.
     cut: HashMap<(Stamp, u16), Vec<(Part, u32)>>,
-    /// Within one session a write came under two tags, or cut in two ways. To a target these are different requests.
-    retagged: bool,
+    /// Writes that came within one session under two tags, or cut in two ways. To a target these are different requests.
+    retagged: HashSet<Stamp>,
     /// SETs answered as done.
     pub(crate) sets_done: u64,
     /// Writes of MACs that were removed that came after the SET's answer: how often the fence was tried.
@@ -296,11 +296,12 @@ impl Ledger {
         }
     }
 
-    /// Whether some initiator sent a write again as another request within one session, of which S6 knows nothing: then
-    /// only S3 stands between its late copies and what is newer.
+    /// Whether an initiator sent one of these writes again as another request within one session, of which S6 knows nothing:
+    /// then only S3 stands between its late copies and what is newer.
     #[must_use]
-    pub fn retagged(&self) -> bool {
-        self.targets.iter().any(|books| books.retagged)
+    pub fn retagged(&self, writes: &[Stamp]) -> bool {
+        let any = |books: &Books| writes.iter().any(|stamp| books.retagged.contains(stamp));
+        self.targets.iter().any(any)
     }
 
     /// Writes of the books for a summary.
@@ -347,7 +348,9 @@ impl Books {
         }
         let cuts = self.cut.entry((stamp, session)).or_default();
         if !cuts.contains(&(part, tag)) {
-            self.retagged |= cuts.iter().any(|(other, _)| other.overlaps(&part));
+            if cuts.iter().any(|(other, _)| other.overlaps(&part)) {
+                self.retagged.insert(stamp);
+            }
             cuts.push((part, tag));
         }
         let asked = self.asked.entry(part).or_default();

@@ -237,7 +237,8 @@ impl Oracle {
                          {mark:?}\n  {other:?}",
                         other.stamp
                     ),
-                ));
+                )
+                .about([stamp, other.stamp]));
             }
         }
         Ok(())
@@ -309,7 +310,8 @@ impl Oracle {
                         "target {target} sector {lba}: a flush succeeded, but the acknowledged {} is not there, {} is",
                         mark.stamp, durable.stamp
                     ),
-                ));
+                )
+                .about([durable.stamp]));
             }
             mark.released = missing || !flush.promised;
         }
@@ -329,7 +331,8 @@ impl Oracle {
                         format!(
                             "target {target} sector {lba}: no order of {stamps:?} explains the reads"
                         ),
-                    ));
+                    )
+                    .about(stamps));
                 }
             }
         }

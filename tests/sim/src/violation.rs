@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::stamp::Stamp;
+
 /// Which promise was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
@@ -56,6 +58,8 @@ pub struct Violation {
     pub promise: Promise,
     /// What happened, in words.
     pub text: String,
+    /// The writes whose order the disk has wrong, if that is what was found.
+    pub stale: Vec<Stamp>,
 }
 
 impl Violation {
@@ -65,6 +69,16 @@ impl Violation {
         Self {
             promise,
             text: text.into(),
+            stale: Vec::new(),
+        }
+    }
+
+    /// The same, about the order of these writes.
+    #[must_use]
+    pub fn about(self, stale: impl IntoIterator<Item = Stamp>) -> Self {
+        Self {
+            stale: stale.into_iter().collect(),
+            ..self
         }
     }
 }
