@@ -119,7 +119,8 @@ fn a_hit_makes_no_system_call() {
     assert!(output.status.success(), "{words}");
     let text = text.unwrap();
     let calls = between(&text).expect("both marks are in the trace");
-    assert_eq!(calls, Vec::<&str>::new());
+    let some = &calls[..calls.len().min(5)];
+    assert!(calls.is_empty(), "{} calls, such as {some:?}", calls.len());
 }
 
 #[test]

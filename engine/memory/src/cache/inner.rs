@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU32, AtomicU64, Ordering, fe
 use crossbeam_queue::ArrayQueue;
 
 use super::bytes::FrameMemory;
-use super::config::{CacheConfig, Inadmissible, Owner, ReadError, ReadFault, Reserve, WriteError};
+use super::config::{CacheConfig, Inadmissible, Owner, ReadError, ReadFault, Reserve};
 use super::fault::VolumeFault;
 use super::page::PageId;
 use super::policy::{Candidate, Frames, Policy, STEPS_MAX};
@@ -18,7 +18,7 @@ use super::residency::{Going, Kept, Obstacle, Residency};
 use super::stat::{Counts, HandleCounts, Registry};
 use super::table::prefetch;
 use super::waiters::{News, Waiters};
-use super::word::{DIRTY, EXCLUSIVE, IMAGE, READ_ONLY, REVOKED, Snapshot, WAITERS, WRITING};
+use super::word::{DIRTY, EXCLUSIVE, READ_ONLY, REVOKED, Snapshot, WAITERS, WRITING};
 
 /// The most pages that are evicted at once.
 const BATCH_MAX: usize = 8;
@@ -751,64 +751,5 @@ impl Inner {
         if self.cold(frame).epoch.load(Ordering::Relaxed) != 0 {
             self.left(page, frame);
         }
-    }
-
-    /// A page has left its frame: if its volume may still lose it, this was the last copy.
-    pub(crate) fn left(&self, page: PageId, frame: u32) {
-        let epoch = self.cold(frame).epoch.swap(0, Ordering::SeqCst);
-        if epoch != 0 {
-            self.owner.gone_unflushed(page, epoch);
-        }
-    }
-
-    /// The end of a page's write. An image has no page; what became of it is noted where its page is. Whether it was one.
-    pub(crate) fn write_ended(
-        &self,
-        page: PageId,
-        frame: u32,
-        result: Result<(), VolumeFault>,
-        now_ns: u64,
-    ) -> bool {
-        let shard = self.shard_of_frame(frame);
-        if result.is_ok() {
-            // Before the word says so: until then the frame is this page's, or its image's, whose page is dirty again.
-            let cold = self.cold(frame);
-            // SeqCst: partner is the swap in `left`, by who revokes after marking the word. One of the two finds it.
-            cold.epoch.swap(self.owner.epoch(page), Ordering::SeqCst);
-            if self.residency.word(frame).load().has(REVOKED) {
-                self.left(page, frame);
-            }
-        }
-        let before = self.residency.end_write(frame, result.is_ok());
-        // Only now, and acquired with the word: the page may move away until the word says that the write has ended.
-        let moved_to = self.cold(frame).moved_to.load(Ordering::Relaxed);
-        let holder = if before.has(IMAGE) { moved_to } else { frame };
-        let cold = self.cold(holder);
-        if let Err(fault) = result {
-            shard.counts.write_errors.add(1);
-            cold.write_error
-                .store(u64::from(fault.pack()) + 1, Ordering::Relaxed);
-            let retry = now_ns.saturating_add(self.config.write_back.retry_ns);
-            cold.not_before_ns.store(retry, Ordering::Relaxed);
-            if !before.has(IMAGE) {
-                self.now_dirty(frame, before);
-            }
-        } else {
-            cold.write_error.store(0, Ordering::Relaxed);
-        }
-        if before.has(IMAGE) {
-            cold.image_under_way.store(false, Ordering::Relaxed);
-            self.give_reserved(shard, Reserve::WriteBack, frame);
-        }
-        // An image is not revoked; its page is, where it is now.
-        self.after_release(page, frame, before);
-        before.has(IMAGE)
-    }
-
-    pub(crate) fn write_error(&self, page: PageId) -> Option<WriteError> {
-        let (frame, _) = self.residency.locate(page, page.hash())?;
-        let code = self.cold(frame).write_error.load(Ordering::Relaxed);
-        let fault = VolumeFault::unpack(u32::try_from(code.checked_sub(1)?).ok()?);
-        Some(WriteError { page, fault })
     }
 }

@@ -29,6 +29,7 @@ mod ahead;
 mod bytes;
 mod check;
 mod config;
+mod ends;
 mod fault;
 mod guards;
 mod handle;
