@@ -1,56 +1,21 @@
 //! What an I/O costs over real links, in counters, which repeat where times do not: allocations, and kicks.
 //!
 //! Over links in memory the same is tested beside the shard (`engine/node/tests/no_allocation.rs`).
-#![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use sandrail_bench::blade::{Answers, BladeLink, FRAME_BYTES_MAX};
 use sandrail_bench::load::{OnShard, config};
 use sandrail_bench::site::{self, Direction, Open, Site, Way};
-use sandrail_lab::{Lab, Side, can_run};
+use sandrail_lab::{CountingAllocator, Lab, Side, can_run};
 use sandrail_link::Link;
 use sandrail_link::packet::{PacketLink, PacketMode};
 use sandrail_link::xdp::XdpLink;
 use sandrail_node::{NodeConfig, ShardStat, clock};
 use sandrail_wire::MacAddr;
 
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // `try_with`: a thread that ends frees its locals after this one is gone.
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(place, layout, len) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// What comes before an ATA frame's sectors.
 const HEADER_BYTES: usize = 36;
@@ -149,11 +114,11 @@ fn nothing_is_allocated_per_io() {
             load.fill().unwrap();
             let (mut ios, mut calls) = (0, 0);
             while ios < 12_000 {
-                let before = CALLS.get();
+                let before = CountingAllocator::calls();
                 let ended = load.turn().unwrap();
                 // The first I/Os warm up what the standard library keeps for the thread.
                 if ios >= 2_000 {
-                    calls += CALLS.get() - before;
+                    calls += CountingAllocator::calls() - before;
                 }
                 ios += ended;
                 far.turn(1);
@@ -173,9 +138,9 @@ fn nothing_is_allocated_per_io() {
 
 #[test]
 fn the_counter_counts() {
-    let before = CALLS.get();
+    let before = CountingAllocator::calls();
     drop(std::hint::black_box(vec![0_u8; 100]));
-    assert_eq!(CALLS.get() - before, 2);
+    assert_eq!(CountingAllocator::calls() - before, 2);
 }
 
 #[test]

@@ -1,49 +1,21 @@
 //! No disk allocates while it works: counted by an allocator that wraps the system's.
-#![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
 #![allow(
     clippy::cast_possible_truncation,
     reason = "numbers of a test are small"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sandrail_disk::{AnyDisk, Delay, DiskSpec, FileSpec, Layer, Medium, Strikes};
+use sandrail_lab::CountingAllocator;
 use sandrail_memory::HugePages;
 use sandrail_proto::aoe::target::backing::{Backing, DiskOperation, IoId, SECTOR_BYTES, Started};
 use sandrail_proto::time::Instant;
 use sandrail_wire::Lba;
 
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // `try_with`: a thread that ends frees its locals after this one is gone.
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are the system allocator's own.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: the caller's promises are the system allocator's own.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const SECTORS: u64 = 2048;
 
@@ -127,12 +99,12 @@ fn check(name: &str, mut spec: DiskSpec, layers: &[Layer]) {
         }));
         faults.hold_write(7);
     }
-    let before = CALLS.with(Cell::get);
+    let before = CountingAllocator::calls();
     let mut ended = 0;
     for _ in 0..6 {
         ended += work(&mut disk, 1000);
     }
-    assert_eq!(CALLS.with(Cell::get) - before, 0, "{name} allocates");
+    assert_eq!(CountingAllocator::calls() - before, 0, "{name} allocates");
     assert!(ended > 5000, "{name}: {ended} operations show little");
 }
 

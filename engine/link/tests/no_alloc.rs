@@ -1,50 +1,22 @@
 //! No link allocates while frames flow: counted by an allocator that wraps the system's.
 
-#![allow(unsafe_code, reason = "an allocator is an unsafe trait")]
 #![allow(
     clippy::cast_possible_truncation,
     reason = "nanoseconds of a test fit 64 bits"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandrail_lab::{Lab, Side, can_run};
+use sandrail_lab::{CountingAllocator, Lab, Side, can_run};
 use sandrail_link::Link;
 use sandrail_link::capture::{CaptureConfig, CaptureLink, CaptureSwitch};
 use sandrail_link::fault::{FaultLink, FaultPlan};
 use sandrail_link::packet::{PacketConfig, PacketLink, PacketMode};
 use sandrail_proto::time::Instant;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are the system allocator's own.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are the system allocator's own.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations() -> u64 {
-    ALLOCATIONS.with(Cell::get)
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Sends bursts from one link to the other, so many and until so many frames were received: under load the kernel delivers them
 /// when its own thread gets its turn.
@@ -77,9 +49,9 @@ fn turns(near: &mut impl Link, far: &mut impl Link, turns: u64, frames_min: usiz
 
 #[test]
 fn counting_works() {
-    let before = allocations();
+    let before = CountingAllocator::calls();
     drop(std::hint::black_box(vec![1_u8]));
-    assert_eq!(allocations(), before + 2);
+    assert_eq!(CountingAllocator::calls(), before + 2);
 }
 
 #[test]
@@ -101,9 +73,9 @@ fn no_link_allocates_while_frames_flow() {
                 .unwrap()
         };
         let (mut near, mut far) = (open(Side::Initiator), open(Side::Target));
-        let before = allocations();
+        let before = CountingAllocator::calls();
         let received = turns(&mut near, &mut far, 500, 501);
-        assert_eq!(allocations(), before, "{mode:?}");
+        assert_eq!(CountingAllocator::calls(), before, "{mode:?}");
         assert!(received > 500, "{received}");
 
         // All decorators on top, with faults of every kind and a capture that runs.
@@ -115,9 +87,9 @@ fn no_link_allocates_while_frames_flow() {
         };
         let (mut near, mut far) = (wrap(near, 1), wrap(far, 2));
         switch.start(CaptureConfig::new("/dev/null")).unwrap();
-        let before = allocations();
+        let before = CountingAllocator::calls();
         let received = turns(&mut near, &mut far, 500, 501);
-        assert_eq!(allocations(), before, "{mode:?}, decorated");
+        assert_eq!(CountingAllocator::calls(), before, "{mode:?}, decorated");
         assert!(received > 500, "{received}");
         let give_up = std::time::Instant::now() + Duration::from_secs(30);
         while switch
@@ -129,10 +101,10 @@ fn no_link_allocates_while_frames_flow() {
             turns(&mut near, &mut far, 10, 0);
         }
         assert!(switch.stop().unwrap().unwrap().written_frames > 500);
-        let before = allocations();
+        let before = CountingAllocator::calls();
         turns(&mut near, &mut far, 10, 0);
         assert_eq!(
-            allocations(),
+            CountingAllocator::calls(),
             before,
             "{mode:?}: leaving a capture frees nothing here"
         );

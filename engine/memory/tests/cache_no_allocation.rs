@@ -1,55 +1,14 @@
 //! A hit allocates nothing and frees nothing, nor does a miss once the cache is there: counted by the allocator.
-#![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use sandrail_lab::CountingAllocator;
 use sandrail_memory::cache::{Cache, CacheConfig, CacheShard, PageId, ShardFetch, Unchecked};
 use sandrail_memory::{Arena, HugePages};
 
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // `try_with`: a thread that ends frees its locals after this one is gone.
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(place, layout, len) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn page(number: u64) -> PageId {
     PageId::new(0, number).unwrap()
-}
-
-fn calls_of(work: impl FnOnce()) -> u64 {
-    let before = CALLS.get();
-    work();
-    CALLS.get() - before
 }
 
 fn read(shard: &mut CacheShard, number: u64) {
@@ -68,7 +27,7 @@ fn neither_hits_nor_misses_nor_write_back_allocate() {
     let handle = cache.handle(0);
     (0..256).for_each(|number| read(&mut shard, number));
 
-    let hits = calls_of(|| {
+    let hits = CountingAllocator::calls_of(|| {
         for round in 0..10_000_u64 {
             let page = page(round % 256);
             assert!(handle.optimistic(page, |view| view.u64_at(7)).is_ok());
@@ -81,10 +40,11 @@ fn neither_hits_nor_misses_nor_write_back_allocate() {
     });
     assert_eq!(hits, 0, "calls of the allocator for 50000 hits");
 
-    let misses = calls_of(|| (1000..5000).for_each(|number| read(&mut shard, number)));
+    let misses =
+        CountingAllocator::calls_of(|| (1000..5000).for_each(|number| read(&mut shard, number)));
     assert_eq!(misses, 0, "calls of the allocator for 4000 misses");
 
-    let writes = calls_of(|| {
+    let writes = CountingAllocator::calls_of(|| {
         for number in 4980..5000 {
             if let Ok(mut guard) = handle.try_exclusive(page(number)) {
                 guard.set_u64(3, 3);
@@ -99,5 +59,5 @@ fn neither_hits_nor_misses_nor_write_back_allocate() {
     assert_eq!(writes, 0, "calls of the allocator for write-back");
     assert!(shard.stat().write_pages > 0 && shard.stat().evictions > 3000);
     // The counter counts.
-    assert!(calls_of(|| drop(std::hint::black_box(vec![1_u8; 100]))) >= 2);
+    assert!(CountingAllocator::calls_of(|| drop(std::hint::black_box(vec![1_u8; 100]))) >= 2);
 }

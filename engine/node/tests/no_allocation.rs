@@ -1,14 +1,12 @@
 //! Nothing is allocated or freed per I/O, and nothing locks: on the shard's side and on the client's, in one thread
 //! with a counting allocator. And 32 answers in one burst cost one kick.
-#![allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
 
 mod blade;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
 use blade::{ADDR, Blade, BladeLink};
+use sandrail_lab::CountingAllocator;
 use sandrail_memory::Buffer;
 use sandrail_memory::cache::{Handle, PageId};
 use sandrail_node::{
@@ -17,44 +15,8 @@ use sandrail_node::{
 use sandrail_proto::aoe::initiator::{IfClosed, InitiatorConfig, Operation, Outcome, PinnedMacs};
 use sandrail_wire::Lba;
 
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // `try_with`: a thread that ends frees its locals after this one is gone.
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(place, layout, len) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocator_calls() -> u64 {
-    CALLS.get()
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -155,9 +117,9 @@ fn no_allocation_per_io() {
         let mut client = bed.node.client(32).unwrap();
         // Warm: thread-locals, the link's frames.
         run(&mut bed, &mut client, depth, 2_000);
-        let before = allocator_calls();
+        let before = CountingAllocator::calls();
         run(&mut bed, &mut client, depth, 20_000);
-        let calls = allocator_calls() - before;
+        let calls = CountingAllocator::calls() - before;
         assert_eq!(
             calls, 0,
             "{calls} allocator calls in 20,000 requests, depth {depth}, {shards} shards"
@@ -198,9 +160,9 @@ fn no_allocation_per_page() {
         use_pages(&mut bed, &handle, 5_000);
         let written = |bed: &mut Bed| stat(bed).cache.unwrap();
         let before = written(&mut bed);
-        let start = allocator_calls();
+        let start = CountingAllocator::calls();
         use_pages(&mut bed, &handle, 20_000);
-        let calls = allocator_calls() - start;
+        let calls = CountingAllocator::calls() - start;
         assert_eq!(
             calls, 0,
             "{calls} allocator calls for 20,000 pages, {count} shards"
@@ -243,9 +205,9 @@ fn bind(bed: &mut Bed) {
 
 #[test]
 fn the_counter_counts() {
-    let before = allocator_calls();
+    let before = CountingAllocator::calls();
     drop(std::hint::black_box(vec![0_u8; 100]));
-    assert_eq!(allocator_calls() - before, 2);
+    assert_eq!(CountingAllocator::calls() - before, 2);
 }
 
 /// One burst of 32 requests, turned once. What the node sent and received for it; `None` if it had something of its own to

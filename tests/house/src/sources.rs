@@ -29,14 +29,6 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "engine/node/tests/doorbell_loom.rs",
         "loom's cells, which tell a race from an ordered access, are read through pointers",
     ),
-    (
-        "bench/tests/counters.rs",
-        "counts allocations, and an allocator is unsafe by its trait",
-    ),
-    (
-        "engine/node/tests/no_allocation.rs",
-        "counts allocations, and an allocator is unsafe by its trait",
-    ),
 ];
 
 /// The most lines that a source file may have.

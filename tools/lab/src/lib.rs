@@ -31,6 +31,7 @@
 //!
 //! Nothing here touches an interface of the namespace that the caller lives in: the veth pair is born inside the new ones.
 
+mod allocations;
 mod backing;
 mod blade;
 mod error;
@@ -44,6 +45,7 @@ mod skip;
 mod target_process;
 mod vblade;
 
+pub use allocations::CountingAllocator;
 pub use backing::BackingFile;
 pub use blade::{BLADE_VARIABLE, Blade, BladeOptions};
 pub use error::{LabError, Unsupported};

@@ -1,43 +1,13 @@
 //! What a frame costs besides its copy.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-use sandrail_lab::Side;
+use sandrail_lab::{CountingAllocator, Side};
 use sandrail_link::Link;
 use sandrail_link::xdp::XdpLink;
 
 use crate::support::{Deadline, MODES, aoe_request, lab, links, port, small};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, counting by thread: tests run side by side.
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// One frame after another from `a` to `b`, as a shard's loop would.
 fn turns(a: &mut XdpLink, b: &mut XdpLink, frame: &[u8], count: u32) {
@@ -62,7 +32,7 @@ fn nothing_is_allocated_once_a_link_is_open() {
         return;
     };
     assert_ne!(
-        allocations(|| drop(vec![0_u8; 10])),
+        CountingAllocator::calls_of(|| drop(vec![0_u8; 10])),
         0,
         "the counter counts"
     );
@@ -73,7 +43,7 @@ fn nothing_is_allocated_once_a_link_is_open() {
                 let port = port(&lab, side, &small(lab.interface(side), mode));
                 links(&lab, side, &port, 0, shards)
             });
-            let count = allocations(|| turns(&mut a[0], &mut b[0], &frame, 5000));
+            let count = CountingAllocator::calls_of(|| turns(&mut a[0], &mut b[0], &frame, 5000));
             assert_eq!(count, 0, "{mode:?}, {} shards", shards.len());
         }
     }
