@@ -138,11 +138,12 @@ impl Agent {
             change.timeout.map(|timeout| desk.now + timeout),
         );
         match is_deadlock {
-            Some(other) => {
+            // Who is not to wait is in no deadlock.
+            Some(other) if !change.flags.contains(Flags::NOQUEUE) => {
                 self.lose_conversion(desk, r, place, other);
                 self.pump(desk, r);
             }
-            None => self.settle_wait(desk, r, place),
+            _ => self.settle_wait(desk, r, place),
         }
         Ok(())
     }

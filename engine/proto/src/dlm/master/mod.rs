@@ -187,7 +187,11 @@ impl Master {
             .map(|other| self.entries[other])
             .find(|other| other.node != from && !other.mode.is_compatible(floor));
         let entry = self.entries[place];
-        if is_conversion && let Some(opponent) = opponent {
+        // Who is not to wait is in no deadlock.
+        if is_conversion
+            && !entry.is_try()
+            && let Some(opponent) = opponent
+        {
             self.deny(desk, r, &entry, Denial::Deadlock, opponent.transaction());
             self.entries.give_back(place);
         } else if self.recall(desk, r, place) {
