@@ -57,7 +57,7 @@ pub(super) struct Channel {
     standing: Standing,
     /// The peer's life, as far as it is known.
     remote: Incarnation,
-    /// The last of its lives that is over.
+    /// The last of its lives with which the owner let it go.
     over: Incarnation,
     pub(super) receive: ReceiveRing,
     send: SendRing,
@@ -299,7 +299,6 @@ impl Channel {
     ) {
         let (old, new) = (self.remote, header.from.incarnation);
         if old.is_known() {
-            self.over = old;
             counters.restarts += u64::from(self.is_open());
             // A life that the owner was not told of need not be told to be over.
             if self.is_open() || self.news.restarted.is_some() {

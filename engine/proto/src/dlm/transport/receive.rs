@@ -218,3 +218,75 @@ impl ReceiveRing {
         self.present[place / 64] &= !(1 << (place % 64));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring whose first `count` records came and wait to be fetched.
+    fn ring(count: u64) -> ReceiveRing {
+        let mut ring = ReceiveRing::new(64);
+        ring.reset(Sequence(u64::MAX - 7));
+        for slot in 0..count {
+            assert_eq!(ring.admit(at(slot), &[1; SLOT_BYTES]), Arrival::New);
+        }
+        ring
+    }
+
+    fn at(slot: u64) -> Sequence {
+        Sequence(u64::MAX - 7).plus(slot)
+    }
+
+    #[test]
+    fn copies_are_known_before_and_beyond_a_hole() {
+        let mut ring = ring(3);
+        assert_eq!(ring.admit(at(5), &[2; 2 * SLOT_BYTES]), Arrival::New);
+        for (slot, slots) in [(0, 1), (2, 1), (5, 1), (5, 2), (6, 1), (4, 2), (6, 2)] {
+            let record = vec![9; slots * SLOT_BYTES];
+            let arrival = ring.admit(at(slot), &record);
+            assert_eq!(arrival, Arrival::Duplicate, "slot {slot} of {slots}");
+        }
+        assert_eq!(ring.ack(), at(3));
+        assert_eq!(ring.admit(at(3), &[3; SLOT_BYTES]), Arrival::New);
+        assert_eq!(ring.ack(), at(4));
+        assert_eq!(ring.admit(at(4), &[4; SLOT_BYTES]), Arrival::New);
+        assert_eq!(ring.ack(), at(7));
+        assert!(!ring.has_hole());
+        let records: Vec<_> = core::iter::from_fn(|| {
+            let range = ring.fetch()?;
+            let bytes = ring.bytes(range);
+            Some((bytes[0], bytes[bytes.len() - 1], bytes.len()))
+        })
+        .collect();
+        let expected = [1, 1, 1, 3, 4].map(|byte| (byte, byte, SLOT_BYTES));
+        assert_eq!(records[..5], expected);
+        assert_eq!(records[5..], [(2, 2, 2 * SLOT_BYTES)]);
+    }
+
+    #[test]
+    fn acknowledgements_tell_what_is_beyond_the_hole_and_nothing_else() {
+        // Ten that nobody fetched lie in the same words of the ring.
+        let mut ring = ring(10);
+        for slot in [12, 13, 62] {
+            assert_eq!(ring.admit(at(slot), &[1; SLOT_BYTES]), Arrival::New);
+        }
+        let (words, count) = ring.sacks();
+        assert_eq!(&words[..count], &[1 << 2 | 1 << 3 | 1 << 52]);
+        assert_eq!(ring.grant(), 54);
+        assert!(ring.fits(at(63), 1) && !ring.fits(at(63), 2) && !ring.fits(at(64), 1));
+    }
+
+    #[test]
+    fn a_long_record_at_the_end_of_the_ring_lies_in_one_piece() {
+        let mut ring = ReceiveRing::new(64);
+        ring.reset(Sequence(63));
+        let mut record = [5; 2 * SLOT_BYTES];
+        record[SLOT_BYTES..].fill(6);
+        assert_eq!(ring.admit(Sequence(63), &record), Arrival::New);
+        assert_eq!(ring.admit(Sequence(65), &[7; SLOT_BYTES]), Arrival::New);
+        let range = ring.fetch().expect("it came");
+        assert_eq!(ring.bytes(range), record);
+        assert_eq!(ring.fetch().map(|range| range.len()), Some(SLOT_BYTES));
+        assert_eq!(ring.fetch(), None);
+    }
+}

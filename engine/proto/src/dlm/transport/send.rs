@@ -233,7 +233,6 @@ impl SendRing {
                 at = at.plus(1);
             }
         }
-        self.timed = None;
     }
 
     /// Where the next frame begins.

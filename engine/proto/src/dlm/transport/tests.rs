@@ -311,6 +311,30 @@ fn without_credits_the_sender_waits_and_is_told_when_to_go_on() {
 }
 
 #[test]
+fn the_smaller_window_counts() {
+    let mut pair = Pair::new(|config| {
+        if config.node == FAR.node {
+            config.window_slots = 256;
+        }
+    });
+    let (now, to_far, to_near) = (pair.now, pair.to_far, pair.to_near);
+    let taken = |end: &mut Transport, channel| {
+        let fits = |record: &u8| end.send(now, channel, &[*record; 64]).is_ok();
+        (0..=u8::MAX).take_while(fits).count()
+    };
+    assert_eq!(taken(&mut pair.near, to_far), 64, "what it can keep");
+    assert_eq!(taken(&mut pair.far, to_near), 64, "what the other can keep");
+    pair.exchange();
+    events(&mut pair.near);
+    events(&mut pair.far);
+    let all: Vec<u8> = (0..64).collect();
+    assert_eq!(
+        (fetch(&mut pair.near), fetch(&mut pair.far)),
+        (all.clone(), all)
+    );
+}
+
+#[test]
 fn a_new_life_ends_the_channel() {
     let mut pair = Pair::new(|_| {});
     pair.send(1);
@@ -323,6 +347,9 @@ fn a_new_life_ends_the_channel() {
     let old_life = frames(&mut pair.far, pair.now);
     pair.far = far;
     pair.to_near = to_near;
+    pair.exchange();
+    events(&mut pair.far);
+    pair.far.send(pair.now, to_near, &[4; 64]).expect("room");
     pair.exchange();
     let channel = pair.to_far;
     let (old, new) = (Incarnation(20), Incarnation(21));
@@ -346,10 +373,9 @@ fn a_new_life_ends_the_channel() {
         pair.near.counters().refused(FrameRefusal::OldIncarnation),
         1
     );
-    events(&mut pair.far);
     assert_eq!(
         (fetch(&mut pair.near), fetch(&mut pair.far)),
-        (vec![], vec![])
+        (vec![4], vec![])
     );
     pair.send(3);
     pair.exchange();
