@@ -7,6 +7,7 @@ mod api;
 mod desk;
 mod map;
 mod master;
+mod name;
 mod node;
 mod stat;
 mod table;
@@ -16,6 +17,7 @@ pub use api::{
     Ask, Change, Config, Event, Flags, LockId, Member, NODES_MAX, Refusal, View, ViewError, Why,
 };
 pub use map::{SLOTS, master_of, slot_of};
+pub use name::{KEY_BYTES_MAX, KINDS_MAX, NameError, hashed_name, short_name};
 pub use node::Node;
 pub use sandrail_wire::lock::{
     Body, Denial, Epoch, GrantNumber, Incarnation, Message, Mode, NodeId, Path, ResourceName,

@@ -148,11 +148,10 @@ impl Agent {
             return false;
         }
         if let Some(pending) = &resource.pending
-            && !pending.mode.covers(resource.held)
-            && !resource.held.covers(pending.mode)
             && !pending.mode.covers(mode)
+            && !mode.covers(pending.mode)
         {
-            // CW is about to be changed for PR, or the other way.
+            // CW is about to be changed for PR, or the other way: what is granted now would not be covered then.
             return false;
         }
         resource.ceiling.covers(mode)

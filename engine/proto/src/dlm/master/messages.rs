@@ -108,10 +108,15 @@ impl Master {
 
     /// A holder uses what somebody would have had only if it was idle.
     fn on_busy(&mut self, desk: &mut Desk, r: u32, from: NodeId, request: RequestId) {
-        let Some(place) = self.head(r).filter(|place| {
-            let entry = &self.entries[*place];
-            entry.request == request && entry.is_try()
-        }) else {
+        let resource = &self.resources[r];
+        let converts = resource.convert.iter(&self.entries);
+        let place = converts
+            .chain(resource.wait.iter(&self.entries))
+            .find(|place| {
+                let entry = &self.entries[*place];
+                entry.request == request && entry.is_try() && entry.is_marked
+            });
+        let Some(place) = place else {
             return;
         };
         let entry = self.entries[place];

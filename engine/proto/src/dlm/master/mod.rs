@@ -177,6 +177,8 @@ impl Master {
             }
         }
         if self.grant_now(desk, r, place) {
+            // A conversion in place may be in the way of whoever waits.
+            self.pump(desk, r);
             return;
         }
         let floor = self.entries[place].other;
