@@ -31,7 +31,7 @@ fn a_million_operations_lose_tear_and_mix_up_nothing() {
             seed,
         };
         let totals = run(soak, &mut |so_far| told = so_far);
-        assert!((operations / 2..=operations).contains(&told), "{told}");
+        assert!((1..=operations).contains(&told), "{told}");
         // It was not idle: pages came and went, were changed, moved and revoked.
         let stat = totals.stat;
         assert!(
