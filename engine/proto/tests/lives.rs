@@ -357,3 +357,23 @@ fn nobody_is_let_in_by_a_list_that_is_not_durable() {
         assert_eq!(bed.ask(&request)[30], RESERVED);
     }
 }
+
+/// The same of a list in between, which is on its way to the medium when it is overtaken.
+#[test]
+fn nobody_is_let_in_whom_a_list_shuts_out_that_may_be_found() {
+    let mut bed = Bed::new(Pace::Inline);
+    bed.give(&reserve_epoch(C, 1, 1, &[C]));
+    let (target, id, state) = bed.blade.poll_persist().unwrap();
+    assert_eq!(state.reserved, [C]);
+    bed.give(&reserve_epoch(C, 2, 2, &[A, C]));
+    let birth = born_undurable(&mut bed);
+    let request = attach_born(A, 9, 0, birth, &[A]);
+    assert_eq!(bed.ask(&request)[30], NOT_DURABLE);
+    // It failed, and may be found all the same.
+    bed.blade.handle_persisted(bed.now, target, id, false);
+    bed.replies();
+    assert_eq!(bed.ask(&request)[30], NOT_DURABLE);
+    bed.persist(true);
+    bed.replies();
+    assert_eq!(bed.ask(&request)[30], DONE);
+}

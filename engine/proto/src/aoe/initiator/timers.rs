@@ -65,20 +65,22 @@ impl<B: RequestBuffer> Initiator<B> {
     }
 
     fn path_due(&self, target: &Target, path: &Path) -> Option<Instant> {
-        let mut due = path.probe_at;
+        // What needs a fresh command waits for one where all tags rest, or it would be due over and over.
+        let fresh = |at: Instant| self.tags_at.map_or(at, |tags_at| at.max(tags_at));
+        let mut due = path.probe_at.map(fresh);
         let mut add = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
         if let Some(at) = self.keepalive_at(target, path) {
-            add(at);
+            add(fresh(at));
         }
         if !path.silent {
             if let Some(at) = path.membership.ask_at {
-                add(at);
+                add(fresh(at));
             }
             if let Some(at) = self.hushed_at(target, path) {
                 add(at);
             }
             if let Some(trial) = &path.trial {
-                add(trial.next_try_at);
+                add(fresh(trial.next_try_at));
             }
             if path.flying.head() != NONE {
                 add(self.flying_due(path));

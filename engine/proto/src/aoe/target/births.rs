@@ -106,9 +106,55 @@ pub(super) const fn removed_max(listed_max: usize) -> usize {
     REMOVED_MAX + listed_max
 }
 
+/// Whom every reservation admits that a restart may find: the durable one, one that is being made so, and those of which that failed,
+/// since a part of it may have been done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Surely {
+    /// `None`: everybody.
+    macs: Option<Vec<MacAddr>>,
+}
+
+impl Surely {
+    /// A restart finds this one.
+    pub(super) fn of(reserved: &[MacAddr]) -> Self {
+        let macs = (!reserved.is_empty()).then(|| reserved.to_vec());
+        Self { macs }
+    }
+
+    /// Or this one.
+    pub(super) fn narrow(&mut self, reserved: &[MacAddr]) {
+        match &mut self.macs {
+            _ if reserved.is_empty() => {}
+            Some(macs) => macs.retain(|mac| reserved.contains(mac)),
+            None => *self = Self::of(reserved),
+        }
+    }
+
+    pub(super) fn admits(&self, mac: MacAddr) -> bool {
+        self.macs.as_ref().is_none_or(|macs| macs.contains(&mac))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_restart_may_find_any_of_them() {
+        let admits = |surely: &Surely| [1, 2, 3].map(|number| surely.admits(mac(number)));
+        let mut surely = Surely::of(&[]);
+        assert_eq!(admits(&surely), [true; 3]);
+        surely.narrow(&[mac(1), mac(2)]);
+        assert_eq!(admits(&surely), [true, true, false]);
+        surely.narrow(&[]);
+        surely.narrow(&[mac(2), mac(3)]);
+        assert_eq!(admits(&surely), [false, true, false]);
+        surely.narrow(&[mac(3)]);
+        assert_eq!(admits(&surely), [false; 3], "nobody is not everybody");
+        surely.narrow(&[]);
+        assert_eq!(admits(&surely), [false; 3]);
+        assert_eq!(admits(&Surely::of(&[mac(3)])), [false, false, true]);
+    }
 
     const fn mac(number: u8) -> MacAddr {
         MacAddr([2, 0, 0, 0, 0, number])

@@ -9,7 +9,7 @@ use sandrail_wire::aoe::{
 
 use super::api::{PersistId, TargetIndex, VoidReason};
 use super::backing::Backing;
-use super::births::note_removals;
+use super::births::{Surely, note_removals};
 use super::config::{ForceSet, PersistentState};
 use super::operation::Stage;
 use super::receive::{ReplyTo, Verdict};
@@ -71,8 +71,9 @@ impl<D: Backing> Blade<D> {
                     id: persist.wanted,
                     session_next: target.state.session_next,
                     birth_next: target.state.birth_next,
-                    reserved: MacSet::new(&target.state.reserved),
+                    reserved: target.state.reserved.clone(),
                 });
+                target.surely.narrow(&target.state.reserved);
                 let id = PersistId(persist.wanted);
                 let state = target.state.clone();
                 self.next_persist = (number + 1) % count;
@@ -100,7 +101,7 @@ impl<D: Backing> Blade<D> {
         if ok {
             entry.sessions.set_durable_until(state.session_next);
             entry.births.set_durable_until(state.birth_next);
-            entry.reserved_durably = state.reserved;
+            entry.surely = Surely::of(&state.reserved);
         } else {
             self.event(BladeEvent::NotDurable { target });
         }

@@ -8,7 +8,7 @@ use sandrail_wire::{MacAddr, TargetAddr};
 
 use super::api::{TargetCounters, TargetStatus};
 use super::backing::{Backing, Durability};
-use super::births::{Births, removed_max};
+use super::births::{Births, Surely, removed_max};
 use super::config::{
     BladeConfig, ConfigError, ForceSet, PersistentState, SESSION_BLOCK, SessionRule, TargetConfig,
     within,
@@ -74,7 +74,7 @@ pub(super) struct Given {
     pub(super) session_next: u16,
     pub(super) birth_next: u32,
     /// Its reservation.
-    pub(super) reserved: MacSet,
+    pub(super) reserved: Vec<MacAddr>,
 }
 
 /// How far the making durable of states is.
@@ -115,8 +115,8 @@ pub(super) struct Target<D> {
     pub(super) births: Births,
     pub(super) mask: MacSet,
     pub(super) reserved: MacSet,
-    /// The reservation that a restart would find.
-    pub(super) reserved_durably: MacSet,
+    /// Whom any reservation admits that a restart may find.
+    pub(super) surely: Surely,
     /// Counts the reservations that were in force.
     pub(super) reservation: u64,
     /// The most MACs of the mask and of the reservation: those that every answer can carry.
@@ -171,7 +171,7 @@ impl<D: Backing> Target<D> {
             births: Births::new(state.birth_next),
             mask: MacSet::new(&state.mask),
             reserved: MacSet::new(&state.reserved),
-            reserved_durably: MacSet::new(&state.reserved),
+            surely: Surely::of(&state.reserved),
             reservation: 0,
             mask_max,
             reserved_max,

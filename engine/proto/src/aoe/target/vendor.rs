@@ -205,8 +205,8 @@ impl<D: Backing> Blade<D> {
         if was_removed || is_fenced || target.sessions.is_superseded(now, who) {
             return Err(SandrailStatus::Fenced);
         }
-        // Or a restart would shut it out again, by a list from which nobody is seen to remove it.
-        if !target.reserved_durably.admits(who.mac) {
+        // Or a restart could shut it out again, by a list from which nobody is seen to remove it.
+        if !target.surely.admits(who.mac) {
             return Err(SandrailStatus::NotDurable);
         }
         Ok(())
