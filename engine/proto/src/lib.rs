@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod aoe;
+pub mod cluster;
 pub mod dlm;
 pub mod time;

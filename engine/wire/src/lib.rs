@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod aoe;
 pub mod ata;
+pub mod cluster;
 pub mod ethernet;
 pub mod frame;
 pub mod lock;
