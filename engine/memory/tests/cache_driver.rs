@@ -211,6 +211,25 @@ fn a_flush_ends_when_its_volumes_pages_of_that_time_are_written() {
 }
 
 #[test]
+fn a_flush_waits_for_what_is_under_way_already() {
+    for result in [Ok(()), Err(VolumeFault::Timeout)] {
+        let mut bed = bed(64, 0);
+        bed.dirty(page(1, 1));
+        bed.shard.flush();
+        bed.shard.tick(1);
+        let ticket = bed.shard.poll_write(1).unwrap();
+        let write = bed.shard.writing(ticket);
+        assert_eq!(bed.shard.stat().dirty_pages, 0);
+        let flush = bed.shard.flush_begin(1).unwrap();
+        assert_eq!(bed.shard.flush_poll(flush), None);
+        bed.shard.written(write, result, 2);
+        let page = page(1, 1);
+        let told = result.map_err(|fault| WriteError { page, fault });
+        assert_eq!(bed.shard.flush_poll(flush), Some(told));
+    }
+}
+
+#[test]
 fn a_flush_tells_of_its_first_error_and_can_be_given_up() {
     let mut bed = bed(64, 0);
     bed.dirty(page(1, 1));
