@@ -140,6 +140,30 @@ pub struct CacheStat {
     pub copied_bytes: u64,
 }
 
+impl fmt::Display for CacheStat {
+    /// In words fit for a report, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pages = &self.pages;
+        write!(
+            f,
+            "{} hits, {} misses, {} read ahead ({} used, {} wasted), {} evicted; {} pages written in {} requests, {} dirty for \
+             {} ms at most; {} reads and {} writes failed",
+            pages.hits,
+            pages.misses,
+            pages.ahead,
+            pages.ahead_used,
+            pages.ahead_wasted,
+            pages.evictions,
+            pages.write_pages,
+            self.write_requests,
+            pages.dirty_pages,
+            pages.dirty_age_ns / 1_000_000,
+            pages.read_errors,
+            pages.write_errors,
+        )
+    }
+}
+
 /// A shard at one moment.
 #[derive(Clone, Debug)]
 pub struct ShardStat {
@@ -201,6 +225,19 @@ impl NodeStat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caches_counters_are_told_in_words() {
+        let mut stat = CacheStat::default();
+        stat.pages.hits = 7;
+        stat.pages.write_pages = 5;
+        stat.write_requests = 3;
+        stat.pages.dirty_age_ns = 2_500_000;
+        let words = stat.to_string();
+        for part in ["7 hits", "5 pages written in 3 requests", "for 2 ms"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
 
     #[test]
     fn latencies_beyond_the_range_saturate_and_nothing_grows() {
