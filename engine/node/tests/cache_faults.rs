@@ -60,7 +60,8 @@ fn a_page_that_can_not_be_read_is_told_by_name_and_the_others_go_on() {
     }
     assert_eq!(handle.peek(page(7)).unwrap_err(), Refused::Absent);
     let stat = bed.node.stat().unwrap().shards[0].cache.unwrap();
-    assert_eq!(stat.pages.read_errors, 1);
+    // Who comes to wait only after the answer asks anew, and is told the same.
+    assert!(stat.pages.read_errors >= 1);
     bed.blade.bad.lock().unwrap().clear();
     version_of(7, handle.shared(page(7)).wait().unwrap().bytes());
 }
