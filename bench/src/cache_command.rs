@@ -129,7 +129,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         resident(options, &mut found)?;
     }
     if options.wants(Part::Filled) {
-        filled(options, &mut found)?;
+        on_a_thread(|| filled(options, &mut found))?;
     }
     if options.wants(Part::Ratios) {
         for compared in ratios::compare(options.seed)? {
@@ -142,8 +142,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if options.wants(Part::Miss) {
         match options.link {
-            Way::XdpGeneric | Way::XdpNative => miss::<XdpLink>(options, &mut found)?,
-            _ => miss::<PacketLink>(options, &mut found)?,
+            Way::XdpGeneric | Way::XdpNative => {
+                on_a_thread(|| miss::<XdpLink>(options, &mut found))?;
+            }
+            _ => on_a_thread(|| miss::<PacketLink>(options, &mut found))?,
         }
     }
     let comparison = Comparison {
@@ -170,6 +172,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         anyhow::ensure!(unmet.is_empty(), "goals not met:\n{}", unmet.join("\n"));
     }
     Ok(())
+}
+
+/// A thread of its own, for a part that pins itself: what is started later must not inherit the core.
+fn on_a_thread<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(work);
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn millions(per_s: f64) -> f64 {
@@ -384,6 +396,8 @@ fn ratio_rows(compared: &Compared) -> Vec<Row> {
 
 fn miss<L: Open + Send>(options: &Options, found: &mut Found) -> anyhow::Result<()> {
     let (way, sectors) = (options.link, DISK_BYTES / 512);
+    // The target inherits the core.
+    machine::pin(options.other_core)?;
     let site = BladeSite::new(sectors, options.other_core, way.blade_args(), "spin")
         .context("misses need a blade in a network namespace")?;
     let lab = site.lab();
