@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sandrail_sim::dlm::machine::{Forgery, Machine};
+use sandrail_sim::dlm::station::Station;
+use sandrail_sim::dlm::wired::Wired;
 use sandrail_sim::dlm::{runner as lock_runner, scenario as lock_scenario};
 use sandrail_sim::runner::{self, Until};
 use sandrail_sim::scenario::{Family, Sabotage, Scenario};
@@ -21,8 +23,8 @@ const USAGE: &str = "soak NAME [--seeds N | --seconds S] [--start SEED] [--trace
 
 Names:";
 
-/// The family of lock managers, which has a runner of its own.
-const LOCKS: &str = "dlm";
+/// The families of lock managers, which have a runner of their own: over frames, and over a perfect channel.
+const LOCKS: [&str; 2] = [Wired::FAMILY, Machine::FAMILY];
 
 struct Arguments {
     /// None: lock managers.
@@ -36,7 +38,7 @@ struct Arguments {
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
     let name = arguments.next()?;
     let family = Family::named(&name);
-    if family.is_none() && name != LOCKS {
+    if family.is_none() && !LOCKS.contains(&name.as_str()) {
         return None;
     }
     let mut parsed = Arguments {
@@ -69,7 +71,9 @@ fn main() -> ExitCode {
         for (name, _) in Family::ALL {
             eprintln!("  {name}");
         }
-        eprintln!("  {LOCKS}");
+        for name in LOCKS {
+            eprintln!("  {name}");
+        }
         return ExitCode::from(2);
     };
     let Arguments {
@@ -80,7 +84,11 @@ fn main() -> ExitCode {
         sabotage,
     } = arguments;
     let Some(family) = family else {
-        return soak_locks(start, until, trace);
+        return if std::env::args().nth(1).as_deref() == Some(Wired::FAMILY) {
+            soak_locks::<Wired>(start, until, trace)
+        } else {
+            soak_locks::<Machine>(start, until, trace)
+        };
     };
     if trace && matches!(until, Until::Seeds(1)) {
         return replay(family, start, sabotage);
@@ -131,12 +139,12 @@ fn replay(family: Family, seed: u64, sabotage: Sabotage) -> ExitCode {
 }
 
 /// Lock managers, with nothing but a seed to choose.
-fn soak_locks(start: u64, until: Until, trace: bool) -> ExitCode {
+fn soak_locks<S: Station<Flaw = Forgery>>(start: u64, until: Until, trace: bool) -> ExitCode {
     if trace && matches!(until, Until::Seeds(1)) {
         let scenario = lock_scenario::Scenario::new(start);
         println!("{scenario:#?}");
         let mut lines = Vec::new();
-        let result = lock_runner::run::<Machine>(&scenario, Forgery::None, Some(&mut lines));
+        let result = lock_runner::run::<S>(&scenario, Forgery::None, Some(&mut lines));
         for line in &lines {
             println!("{line}");
         }
@@ -152,7 +160,7 @@ fn soak_locks(start: u64, until: Until, trace: bool) -> ExitCode {
         };
     }
     let mut told = Instant::now();
-    let result = lock_runner::soak::<Machine>(Forgery::None, start, until, |soaked| {
+    let result = lock_runner::soak::<S>(Forgery::None, start, until, |soaked| {
         if told.elapsed() >= Duration::from_secs(2) {
             told = Instant::now();
             eprintln!("{} seeds, {:.0} seeds/s", soaked.seeds, soaked.per_second());
@@ -162,7 +170,8 @@ fn soak_locks(start: u64, until: Until, trace: bool) -> ExitCode {
         Ok(soaked) => {
             let per_second = soaked.per_second();
             println!(
-                "{LOCKS}: {} seeds pass, {per_second:.0} seeds/s",
+                "{}: {} seeds pass, {per_second:.0} seeds/s",
+                S::FAMILY,
                 soaked.seeds
             );
             println!("{:#?}", soaked.tally);

@@ -16,8 +16,8 @@ use super::waits::{Waits, overdue_deadlock};
 pub struct Rules {
     /// Nothing goes wrong in this run: what trouble excuses is not excused.
     pub calm: bool,
-    /// Readers in CR, CW and NL may see an older value than the last, as their node's copy has it.
-    pub weak_values_lag: bool,
+    /// Readers in CR, CW and NL, beside whom others may write, may see an older value than the last, or none.
+    pub weak_values: bool,
     /// How often a request may be overtaken by later ones that exclude it.
     pub overtaken_max: u32,
     /// The longest that a request may wait once all is well and everybody gives back what they hold, in nanoseconds.
@@ -96,6 +96,11 @@ pub(super) struct Pending {
     pub(super) mode: Mode,
     pub(super) flags: Flags,
     pub(super) since_ns: u64,
+    /// Since when its node has had requests for the resource without a pause: it may have inherited the place of an
+    /// earlier one in the queue.
+    pub(super) seat_ns: u64,
+    /// Its node had other locks of the resource: it may have queued there for a while before it queued with the others.
+    pub(super) is_crowded: bool,
     pub(super) order: u64,
     pub(super) cancelled: bool,
     pub(super) overtaken: u32,
@@ -212,10 +217,25 @@ impl Judge {
         }
         let key = (who, call.lock());
         self.order += 1;
+        let resource = match *call {
+            Call::Lock { resource, .. } => Some(resource),
+            _ => self.locks.get(&key).map(|lock| lock.resource),
+        };
+        let seat_ns = self.seat(who, resource).unwrap_or(now_ns);
+        let is_crowded = resource
+            .and_then(|resource| self.entries.get(&resource))
+            .is_some_and(|entry| {
+                entry
+                    .locks
+                    .iter()
+                    .any(|other| other.0 == who && *other != key)
+            });
         let pending = |mode, flags| Pending {
             mode,
             flags,
             since_ns: now_ns,
+            seat_ns,
+            is_crowded,
             order: self.order,
             cancelled: false,
             overtaken: 0,
@@ -284,6 +304,14 @@ impl Judge {
                 }
             }
         }
+    }
+
+    /// Since when a node has waited for a resource.
+    fn seat(&self, who: Life, resource: Option<Resource>) -> Option<u64> {
+        let entry = self.entries.get(&resource?)?;
+        let waiting = entry.locks.iter().filter(|key| key.0 == who);
+        let pending = waiting.filter_map(|key| self.locks.get(key)?.pending.as_ref());
+        pending.map(|pending| pending.seat_ns).min()
     }
 
     fn begun(&mut self, txn: Txn) {
@@ -459,7 +487,7 @@ impl Judge {
         if demoted || before.is_none_or(|before| before < mode) {
             self.check_value(now_ns, key, resource, mode, &pending, value)?;
         }
-        self.check_overtaken(resource, mode, &pending, before.is_some())?;
+        self.check_overtaken(now_ns, resource, mode, &pending, before.is_some())?;
         self.look_for_knots(txn);
         Ok(())
     }
@@ -532,13 +560,13 @@ impl Judge {
         }
         // Who excludes writers reads what the last one wrote. Others read what was the last at some time since they asked;
         // a write counts from its call, and is under way for a while.
-        let lags = (self.rules.weak_values_lag || !self.rules.calm) && !mode.freezes_value();
+        let lags = (self.rules.weak_values || !self.rules.calm) && !mode.freezes_value();
         let since_ns = if mode.freezes_value() {
             now_ns
         } else {
             pending.since_ns.saturating_sub(2 * self.rules.slack_ns)
         };
-        let excused = !self.rules.calm;
+        let excused = !self.rules.calm || lags;
         let block = &self.entries.entry(resource).or_default().block;
         block.check(value, since_ns, lags, excused).map_err(|text| {
             let (who, id) = key;
@@ -548,8 +576,11 @@ impl Judge {
         })
     }
 
+    /// Whoever waits for longer than its request may be on its way, and the notice that follows from it, is overtaken a
+    /// limited number of times by who asked later.
     fn check_overtaken(
         &mut self,
+        now_ns: u64,
         resource: Resource,
         mode: Mode,
         pending: &Pending,
@@ -566,6 +597,9 @@ impl Judge {
             let Some(waiting) = &mut lock.pending else {
                 continue;
             };
+            if now_ns < waiting.since_ns.max(self.well_since_ns) + 4 * self.rules.slack_ns {
+                continue;
+            }
             if lock.held.is_none() && waiting.order < pending.order && !waiting.mode.is_beside(mode)
             {
                 waiting.overtaken += 1;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sandrail_proto::dlm::{
-    Ask, Change, Config, Epoch, Event, Flags as NodeFlags, GrantNumber, Incarnation,
+    Ask, Body, Change, Config, Epoch, Event, Flags as NodeFlags, GrantNumber, Incarnation,
     LockId as NodeLock, Member, Message, Mode as NodeMode, Node, NodeId, Refusal, ResourceName,
     Transaction, ValueBlock, View, Why as NodeWhy,
 };
@@ -19,7 +19,36 @@ pub enum Forgery {
     /// Nothing.
     #[default]
     None,
+    /// Of grants in PR some are understood as EX.
+    ModeRaised,
+    /// Some grant numbers are told smaller than they are.
+    NumberLowered,
+    /// Who left is believed to be fenced at once.
+    FencedAtOnce,
+    /// The logs of the dead are believed to be replayed at once.
+    ReplayedAtOnce,
+    /// A value block that a holder gives up is sometimes replaced by the one that it gave up before.
+    ValueKept,
+    /// Some value blocks change on their way.
+    ValueTorn,
+    /// Some grants are told twice.
+    ToldTwice,
+    /// Some requests never leave.
+    RequestLost,
+    /// Some blocking notices never arrive.
+    NoticeLost,
+    /// Some locks that are handed over never arrive.
+    HandLost,
+    /// Probes never arrive.
+    ProbesLost,
+    /// Some who wait are told that they are victims.
+    AnyVictim,
+    /// It says that it holds what it gave back.
+    CountsWrong,
 }
+
+/// One in so many is forged.
+const EVERY: u64 = 20;
 
 /// A node.
 #[derive(Debug)]
@@ -27,6 +56,13 @@ pub struct Machine {
     node: Node,
     locks: BTreeMap<LockId, Known>,
     told: VecDeque<Told>,
+    resources: u16,
+    nodes: u8,
+    forgery: Forgery,
+    /// What might have been forged so far.
+    chances: u64,
+    /// The value block that was given up last.
+    given_up: Option<ValueBlock>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +129,94 @@ fn from_value(value: &ValueBlock) -> Value {
 }
 
 impl Machine {
+    /// Whether this is the one in so many.
+    fn forges(&mut self, forgery: Forgery) -> bool {
+        if self.forgery != forgery {
+            return false;
+        }
+        self.chances += 1;
+        self.chances.is_multiple_of(EVERY)
+    }
+
+    /// What becomes of a message that was sent.
+    fn forge_sent(&mut self, mut message: Message) -> Option<Message> {
+        match &mut message.body {
+            Body::Request(_) if self.forges(Forgery::RequestLost) => return None,
+            Body::Demote {
+                value: Some(value), ..
+            }
+            | Body::Hand { value, .. }
+                if matches!(self.forgery, Forgery::ValueKept | Forgery::ValueTorn) =>
+            {
+                self.chances += 1;
+                let before = self.given_up.replace(*value);
+                match (self.forgery, before, &mut *value) {
+                    (Forgery::ValueKept, Some(before), _) if self.chances.is_multiple_of(4) => {
+                        *value = before;
+                    }
+                    (Forgery::ValueTorn, _, ValueBlock::Valid { bytes, .. }) => bytes[33] ^= 1,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        Some(message)
+    }
+
+    /// What becomes of a message that arrives.
+    fn forge_heard(&mut self, mut message: Message) -> Option<Message> {
+        match &mut message.body {
+            Body::Grant { mode, .. }
+                if *mode == NodeMode::Pr && self.forges(Forgery::ModeRaised) =>
+            {
+                *mode = NodeMode::Ex;
+            }
+            Body::Block { .. } if self.forges(Forgery::NoticeLost) => return None,
+            Body::Hand { .. } if self.forges(Forgery::HandLost) => return None,
+            Body::ProbeMaster { .. } | Body::ProbeNode { .. }
+                if self.forgery == Forgery::ProbesLost =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+        Some(message)
+    }
+
+    fn forge_told(&mut self, told: Told) -> Told {
+        match told {
+            Told::Granted {
+                lock,
+                mode,
+                number,
+                value,
+                demoted,
+            } => {
+                if self.forges(Forgery::ToldTwice) {
+                    self.told.push_back(told);
+                }
+                let lowered = self.forges(Forgery::NumberLowered);
+                Told::Granted {
+                    lock,
+                    mode,
+                    number: if lowered {
+                        number - number % 32
+                    } else {
+                        number
+                    },
+                    value,
+                    demoted,
+                }
+            }
+            Told::Denied { lock, held, .. } if self.forges(Forgery::AnyVictim) => Told::Denied {
+                lock,
+                why: Why::Deadlock(vec![Txn(1), Txn(2)]),
+                held,
+            },
+            other => other,
+        }
+    }
+
     fn take_event(&mut self, event: Event) -> Option<Told> {
         match event {
             Event::Granted {
@@ -134,6 +258,12 @@ impl Machine {
                 };
                 Some(Told::Denied { lock, why, held })
             }
+            Event::Demoted { client, .. } => {
+                if let Some(known) = self.locks.get_mut(&LockId(client)) {
+                    known.held = Some(Mode::Nl);
+                }
+                None
+            }
             Event::Blocking { client, .. } => Some(Told::Blocking {
                 lock: LockId(client),
             }),
@@ -146,10 +276,12 @@ impl Station for Machine {
     type Message = Message;
     type Flaw = Forgery;
 
+    const FAMILY: &'static str = "dlm-channel";
     const CENTRAL: bool = false;
     const LOSSY: bool = false;
+    const WEAK_VALUES: bool = true;
 
-    fn start(begin: &Begin, _: Forgery) -> Self {
+    fn start(begin: &Begin, forgery: Forgery) -> Self {
         let config = Config {
             locks_max: u32::from(begin.locks) + 8,
             ..Config::small(NodeId(u16::from(begin.me.node)))
@@ -158,6 +290,11 @@ impl Station for Machine {
             node: Node::new(config),
             locks: BTreeMap::new(),
             told: VecDeque::new(),
+            resources: begin.resources,
+            nodes: begin.nodes,
+            forgery,
+            chances: 0,
+            given_up: None,
         }
     }
 
@@ -171,6 +308,15 @@ impl Station for Machine {
         };
         let result = self.node.set_members(now, &view);
         assert!(result.is_ok(), "{view:?}: {result:?}");
+        if self.forgery == Forgery::FencedAtOnce {
+            self.node.fenced(now, view.epoch);
+        }
+        if self.forgery == Forgery::ReplayedAtOnce {
+            self.node.fenced(now, view.epoch);
+            for dead in &unreplayed {
+                self.node.replayed(now, *dead);
+            }
+        }
     }
 
     fn fenced(&mut self, now: Instant, epoch: u32) {
@@ -243,8 +389,10 @@ impl Station for Machine {
     }
 
     fn handle_message(&mut self, now: Instant, from: Life, message: &Message) {
-        self.node
-            .handle_message(now, NodeId(u16::from(from.node)), message);
+        if let Some(message) = self.forge_heard(*message) {
+            self.node
+                .handle_message(now, NodeId(u16::from(from.node)), &message);
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -252,8 +400,12 @@ impl Station for Machine {
     }
 
     fn poll_message(&mut self, _: Instant) -> Option<(u8, Message)> {
-        let (to, message) = self.node.poll_message()?;
-        Some((to.0 as u8, message))
+        loop {
+            let (to, message) = self.node.poll_message()?;
+            if let Some(message) = self.forge_sent(message) {
+                return Some((to.0 as u8, message));
+            }
+        }
     }
 
     fn poll_told(&mut self) -> Option<Told> {
@@ -263,7 +415,7 @@ impl Station for Machine {
         loop {
             let event = self.node.poll_event()?;
             if let Some(told) = self.take_event(event) {
-                return Some(told);
+                return Some(self.forge_told(told));
             }
         }
     }
@@ -273,13 +425,37 @@ impl Station for Machine {
     }
 
     fn held(&self) -> Held {
+        let counts = self.node.counts();
+        let leaked = usize::from(self.forgery == Forgery::CountsWrong);
         Held {
-            locks: self.locks.len(),
-            ..Held::default()
+            locks: self.locks.len() + counts.locks + leaked,
+            requests: counts.waiting,
+            queued: counts.queued,
+            messages: counts.messages,
+            frozen: counts.frozen_slots + counts.closed_slots,
+            retained: counts.retained,
+            handoffs: counts.handoffs,
+            cached: counts.resources + counts.mastered,
         }
     }
 
+    /// Of each resource there is one record on either side, a hold and a request of each node, and two value blocks.
     fn check_bounds(&self) -> Result<(), String> {
+        let (counts, stat) = (self.node.counts(), self.node.stat());
+        let resources = usize::from(self.resources);
+        let nodes = usize::from(self.nodes);
+        let is_bounded = counts.resources <= resources
+            && counts.mastered <= resources
+            && counts.values <= 2 * resources
+            && counts.holds <= resources * nodes
+            && counts.queued <= 2 * resources * nodes
+            && counts.messages == 0;
+        if !is_bounded {
+            return Err(format!("{resources} resources, {nodes} nodes: {counts:?}"));
+        }
+        if stat.conflicts + stat.unbuilt_slots > 0 {
+            return Err(format!("{stat:?}"));
+        }
         Ok(())
     }
 

@@ -15,4 +15,5 @@ pub mod station;
 mod values;
 pub mod violation;
 mod waits;
+pub mod wired;
 pub mod world;

@@ -521,8 +521,10 @@ impl Station for Reference {
     type Message = Message;
     type Flaw = Flaw;
 
+    const FAMILY: &'static str = "dlm-reference";
     const CENTRAL: bool = true;
     const LOSSY: bool = false;
+    const WEAK_VALUES: bool = false;
 
     fn start(begin: &Begin, flaw: Flaw) -> Self {
         let is_server = begin.me.node == begin.nodes;

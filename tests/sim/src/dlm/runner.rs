@@ -141,6 +141,8 @@ impl Soaked {
 /// A scenario that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    /// Of which family.
+    pub family: &'static str,
     /// Its seed.
     pub seed: u64,
     /// What was made to misbehave.
@@ -160,8 +162,8 @@ impl core::fmt::Display for Failure {
         writeln!(f, "{} ({})", self.violation, self.flaw)?;
         write!(
             f,
-            "again: cargo run -p sandrail-sim --bin soak -- dlm --start {} --seeds 1 --trace",
-            self.seed
+            "again: cargo run -p sandrail-sim --bin soak -- {} --start {} --seeds 1 --trace",
+            self.family, self.seed
         )
     }
 }
@@ -202,6 +204,7 @@ pub fn soak<S: Station>(
                     ),
                 };
                 return Err(Box::new(Failure {
+                    family: S::FAMILY,
                     seed,
                     flaw: format!("{flaw:?}"),
                     violation,

@@ -51,8 +51,8 @@ impl Scenario {
         let trouble_ns = rng.u64(5 * MS..=40 * MS);
         let rules = Rules {
             calm,
-            weak_values_lag: false,
-            overtaken_max: 60,
+            weak_values: false,
+            overtaken_max: 150,
             patience_ns: 3_000 * MS,
             deadlock_ns: 500 * MS,
             slack_ns: rates.delay_ns + rates.jitter_ns + rates.straggle_ns,

@@ -73,10 +73,14 @@ pub trait Station: Sized {
     /// How it was made to misbehave.
     type Flaw: Copy + Default + Debug + PartialEq;
 
+    /// The name of its family.
+    const FAMILY: &'static str;
     /// Whether a central server is needed besides, which never fails.
     const CENTRAL: bool;
     /// Whether messages may be lost, doubled and overtaken; otherwise the channel between two lives is perfect.
     const LOSSY: bool;
+    /// Readers in CR, CW and NL may find a value older than the last, or none.
+    const WEAK_VALUES: bool;
 
     /// Starts a node.
     fn start(begin: &Begin, flaw: Self::Flaw) -> Self;

@@ -224,7 +224,8 @@ fn lenient(judge: &Judge, slack_ns: u64, well_since_ns: u64) -> Graph {
         let ahead = other.pending.as_ref().is_some_and(|theirs| {
             let other_converts = other.held.is_some();
             let jumps = theirs.flags.headque || (converts && other_converts);
-            let earlier = theirs.since_ns <= mine.since_ns + slack_ns
+            let earlier = mine.is_crowded
+                || theirs.seat_ns <= mine.since_ns + slack_ns
                 || theirs.since_ns <= well_since_ns + slack_ns;
             if converts {
                 other_converts && (jumps || earlier)

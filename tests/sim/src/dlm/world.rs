@@ -240,6 +240,8 @@ const TRACE_LINES: usize = 100_000;
 const TURN_MOST: u32 = 2_000_000;
 /// At one moment there are at most so many events.
 const STANDSTILL_MOST: u32 = 100_000;
+/// How much longer a message may take that is sent again.
+const RESENT_NS: u64 = 50_000_000;
 /// What the server of a manager that needs one is called.
 const SERVER_LIFE: u32 = 1;
 
@@ -286,7 +288,12 @@ impl<S: Station> World<S> {
             mishaps: Vec::new(),
             healed: false,
             transactions: 0,
-            judge: Judge::new(spec.rules),
+            judge: Judge::new(Rules {
+                // What is lost is sent again, after longer and longer times.
+                slack_ns: spec.rules.slack_ns + if S::LOSSY { RESENT_NS } else { 0 },
+                weak_values: spec.rules.weak_values || S::WEAK_VALUES,
+                ..spec.rules
+            }),
             counts: Counts::default(),
             violation: None,
             trace: None,
