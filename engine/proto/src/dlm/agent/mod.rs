@@ -270,14 +270,16 @@ impl Agent {
     }
 
     /// Goes down to the ceiling if the clients' locks and the writes under them allow it, and tells the master, or hands
-    /// the lock to the successor.
+    /// the lock to the successor. If they do not, it goes down as far as they allow, so that what nobody uses is in nobody's
+    /// way.
     fn give_up(&mut self, desk: &mut Desk, r: u32) -> bool {
         let in_use = self.in_use(r);
         let resource = &self.resources[r];
-        let target = resource.held.meet(resource.ceiling);
-        if target == resource.held || !target.covers(in_use) {
+        let target = resource.held.meet(resource.ceiling).join(in_use);
+        if target == resource.held {
             return false;
         }
+        let is_done = resource.ceiling.covers(target);
         if resource.is_handing() || resource.writes > 0 {
             return false;
         }
@@ -294,7 +296,9 @@ impl Agent {
             self.resources[r].writes, 0,
             "a lock leaves the node while writes under it are under way (S3)"
         );
-        match self.resources[r].handoff {
+        // Who no longer guards the value block does not know it: then the master grants, with the block.
+        let knows_value = is_strong(self.resources[r].held);
+        match self.resources[r].handoff.filter(|_| is_done && knows_value) {
             Some(handoff) => self.hand_over(desk, r, slot.term, target, handoff),
             None => {
                 let body = Body::Demote {
@@ -304,15 +308,24 @@ impl Agent {
                 };
                 desk.send(slot.master, slot.term, name, body);
                 let resource = &mut self.resources[r];
-                resource.keeps_value = value.is_some() && resource.pending.is_some();
+                if value.is_some() {
+                    resource.keeps_value = resource.pending.is_some();
+                }
+                if is_done {
+                    resource.handoff = None;
+                }
             }
         }
         let resource = &mut self.resources[r];
         resource.held = target;
-        if !target.writes_value() {
+        // On the way to a handoff the block stays newer than what the master has for sure: what it is told here may come to
+        // it after the successor's word.
+        if !target.writes_value() && (is_done || !is_strong(target)) {
             resource.is_dirty = false;
         }
-        resource.ceiling = Mode::Ex;
+        if is_done {
+            resource.ceiling = Mode::Ex;
+        }
         let resource = &self.resources[r];
         if !is_strong(target) && !resource.keeps_value && !resource.is_handing() {
             self.drop_value(r);

@@ -52,7 +52,11 @@ impl Master {
             Body::Cancel { request } => self.on_cancel(desk, r, from, request),
             Body::Busy { request, .. } => self.on_busy(desk, r, from, request),
             Body::Demote { grant, mode, value } => {
-                if let Some(value) = value {
+                // From who has handed over meanwhile it comes too late: another may have written since.
+                let is_writer = self
+                    .hold_of(r, from)
+                    .is_some_and(|place| self.entries[place].mode.writes_value());
+                if let Some(value) = value.filter(|_| is_writer) {
                     self.set_value(r, value);
                 }
                 self.on_demote(desk, r, from, grant, mode);
@@ -63,7 +67,11 @@ impl Master {
                 kept,
                 value,
             } => {
-                if let Some(value) = value {
+                let resource = &self.resources[r];
+                let is_successor = resource.handoff != Handoff::None
+                    && resource.handoff_to == from
+                    && resource.handoff_number == grant.0;
+                if let Some(value) = value.filter(|_| is_successor) {
                     self.set_value(r, value);
                 }
                 self.on_taken(desk, r, from, (grant, mode, kept));
@@ -149,7 +157,9 @@ impl Master {
             return;
         }
         hold.mode = mode;
-        hold.other = Mode::Ex;
+        if hold.other.covers(mode) {
+            hold.other = Mode::Ex;
+        }
         if mode == Mode::Nl {
             self.drop_entry(r, place);
         }

@@ -208,25 +208,24 @@ impl Master {
         self.forget_if_idle(r);
     }
 
-    /// A conversion that fits what all others hold is granted in place, before whoever waits. If a handoff is under way, and
-    /// so nothing is granted, the holder is asked to keep the lock: the one who converts may be whom it waits for.
+    /// A conversion goes before new requests, and is granted in place if it fits what all others hold. If a handoff is under
+    /// way, and so nothing is granted, the holder is asked to keep the lock: who converts may be whom it waits for. Whether
+    /// it fits.
     fn recall(&mut self, desk: &mut Desk, r: u32, place: u32) -> bool {
         let entry = self.entries[place];
         let resource = self.resources[r];
         let is_open = self.slots[slot_of(&resource.name)].stage == Stage::Open;
-        if entry.kind != Kind::Convert
-            || entry.flags.contains(RequestFlags::QUECVT)
-            || !is_open
-            || !matches!(resource.handoff, Handoff::Named | Handoff::Asked)
-            || !self.is_free(r, entry.node, entry.mode)
-        {
+        let is_under_way = matches!(resource.handoff, Handoff::Named | Handoff::Asked);
+        if entry.kind != Kind::Convert || !is_open || !is_under_way {
             return false;
         }
-        self.entries[place].is_in_place = true;
         if resource.handoff == Handoff::Named {
             self.ask_holder(desk, r);
         }
-        true
+        let is_in_place =
+            !entry.flags.contains(RequestFlags::QUECVT) && self.is_free(r, entry.node, entry.mode);
+        self.entries[place].is_in_place = is_in_place;
+        is_in_place
     }
 
     /// Asks the holder whether the handoff has happened: if not, it must not any more.
