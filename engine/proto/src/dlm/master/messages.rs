@@ -165,10 +165,11 @@ impl Master {
         }
         // It was given up before the holder knew its successor: otherwise it would have been handed over.
         let resource = &self.resources[r];
-        if resource.handoff != Handoff::None && resource.handoff_from == from {
-            if mode.is_compatible(self.successor_mode(r)) {
-                self.end_handoff(desk, r);
-            }
+        if resource.handoff != Handoff::None
+            && resource.handoff_from == from
+            && mode.is_compatible(self.successor_mode(r))
+        {
+            self.end_handoff(desk, r);
         }
     }
 
