@@ -28,7 +28,8 @@ const STRIDE: u64 = 7919;
 /// Pages that are written at once, before anything is measured.
 const WRITE_PAGES: usize = 16;
 const VOLUME: u32 = 1;
-const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// Every read ends within this, on a machine that others use as well.
+const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 
 /// A node with a cache, turned by the thread that asks.
 pub struct Miss<L> {
