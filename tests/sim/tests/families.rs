@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use sandrail_sim::dlm::machine::{Forgery, Machine};
+use sandrail_sim::dlm::station::Station;
+use sandrail_sim::dlm::wired::Wired;
 use sandrail_sim::runner::{Until, soak};
 use sandrail_sim::scenario::{Family, Sabotage};
 
@@ -128,6 +131,37 @@ fn blade_fence() {
 #[test]
 fn blade_fair() {
     by_time(Family::BladeFair);
+}
+
+/// A family of lock managers.
+fn locks<S: Station<Flaw = Forgery>>() {
+    let start = number("SANDRAIL_SIM_START", 0);
+    let time = Duration::from_secs(number("SANDRAIL_SIM_SECONDS", SECONDS));
+    let soaked =
+        sandrail_sim::dlm::runner::soak::<S>(Forgery::None, start, Until::Passed(time), |_| ());
+    let soaked = soaked.unwrap_or_else(|failure| panic!("{failure}"));
+    println!(
+        "{}: {} seeds, {:.0} seeds/s, {:?}",
+        S::FAMILY,
+        soaked.seeds,
+        soaked.per_second(),
+        soaked.tally
+    );
+    assert!(
+        soaked.tally.judge.grants > soaked.seeds,
+        "nothing was tested: {:?}",
+        soaked.tally
+    );
+}
+
+#[test]
+fn dlm() {
+    locks::<Wired>();
+}
+
+#[test]
+fn dlm_channel() {
+    locks::<Machine>();
 }
 
 /// The same seed gives the same run.

@@ -284,6 +284,11 @@ impl Station for Machine {
     fn start(begin: &Begin, forgery: Forgery) -> Self {
         let config = Config {
             locks_max: u32::from(begin.locks) + 8,
+            resources_max: 64,
+            mastered_max: 64,
+            holds_max: 1024,
+            values_max: 256,
+            timeouts_max: 64,
             ..Config::small(NodeId(u16::from(begin.me.node)))
         };
         Self {
