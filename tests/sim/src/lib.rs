@@ -11,6 +11,7 @@
 
 pub mod breach;
 pub mod bytes;
+pub mod cluster;
 pub mod disk;
 pub mod dlm;
 pub mod host;

@@ -13,7 +13,8 @@ pub trait Membership {
     /// Whether this node may act as a member now: to be asked before every transmit burst, and after the last read and
     /// before any answer leaves (S13).
     fn lease_valid(&self, now: Instant) -> bool;
-    /// Whether locks that this dead life held may be granted to others (S14): it is fenced, and its lease is over.
+    /// Whether locks that this dead life held may be granted to others (S14): it is fenced, its lease is over, and this node's
+    /// is not. It is about lives that were in a view up to this one.
     fn may_grant_over(&self, dead: Life, now: Instant) -> bool;
     /// Whether a data target, by its place in the configuration, may be used now.
     fn is_usable(&self, target: usize) -> bool;
@@ -39,6 +40,10 @@ pub enum End {
 }
 
 /// What the membership tells.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "views change seldom, and a copy costs less than an allocation would"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A newer view.

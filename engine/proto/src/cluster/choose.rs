@@ -129,7 +129,9 @@ impl Cluster {
                 node: peer.node,
                 incarnation: news.incarnation,
             };
+            // It knows the view that it is not in: so it was in none before, or it would have ended.
             let is_there = news.state == NodeState::Joining
+                && news.epoch == self.register.decided.epoch
                 && self.is_mutual(now, life)
                 && peer.disk.is_some_and(|disk| disk.from == life)
                 && self.is_on_disk(now, access, life);

@@ -350,7 +350,12 @@ impl Cluster {
             ..FenceReport::default()
         };
         self.events.push_back(Event::View(view));
+        let is_skip = view.epoch != next(held.epoch);
         match (self.stage, view.members.contains(self.me)) {
+            // It may have been let in and put out again without ever hearing of it, and nobody comes back in the same life.
+            (Stage::Joining, _) if is_skip && self.beat_sequence > 0 => {
+                return self.finish(End::Expelled(view.epoch));
+            }
             (Stage::Joining, true) => self.stage = Stage::Member,
             (Stage::Member, false) => return self.finish(End::Expelled(view.epoch)),
             (Stage::Leaving, false) => return self.finish(End::Left),
@@ -429,7 +434,7 @@ impl Membership for Cluster {
 
     fn may_grant_over(&self, dead: Life, now: Instant) -> bool {
         let settings = &self.config.settings;
-        self.is_member()
+        self.lease_valid(now)
             && self.report.is_complete
             && self
                 .gone_since(dead)

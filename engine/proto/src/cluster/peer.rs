@@ -2,7 +2,7 @@
 //! together tell a dead node from a cut network.
 
 use sandrail_wire::cluster::{ALL_NODES, Block, Heartbeat, Life, NodeState};
-use sandrail_wire::lock::{Incarnation, NodeId};
+use sandrail_wire::lock::{Epoch, Incarnation, NodeId};
 
 use super::api::{Event, FrameError};
 use super::{Cluster, bit};
@@ -16,6 +16,8 @@ pub(super) struct News {
     pub(super) at: Instant,
     pub(super) state: NodeState,
     hears: u64,
+    /// The newest view that it knows.
+    pub(super) epoch: Epoch,
 }
 
 /// What a member looks like from here.
@@ -102,6 +104,7 @@ impl Cluster {
                     at: now,
                     state: beat.state,
                     hears: beat.hears,
+                    epoch: beat.view.epoch,
                 });
             }
             is_late

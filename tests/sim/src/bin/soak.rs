@@ -66,11 +66,16 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
 }
 
 fn main() -> ExitCode {
+    // The membership's family has a command line of its own.
+    if std::env::args().nth(1).as_deref() == Some("cluster") {
+        return sandrail_sim::cluster::command::main(std::env::args().skip(2));
+    }
     let Some(arguments) = parse(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         for (name, _) in Family::ALL {
             eprintln!("  {name}");
         }
+        eprintln!("  cluster");
         for name in LOCKS {
             eprintln!("  {name}");
         }
