@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use dlm_bed::{Bed, name};
 use sandrail_proto::dlm::{
-    Ask, Change, Event, Flags, GrantNumber, LockId, Mode, Refusal, Transaction, ValueBlock, Why,
+    Ask, Change, Event, Flags, GrantNumber, LockId, Mode, Transaction, ValueBlock, Why,
 };
-use sandrail_proto::time::Instant;
 
 const NODES: u16 = 4;
 const CLIENTS: usize = 3;
@@ -104,9 +103,16 @@ impl World {
         for (node, clients) in &self.clients {
             for client in clients.iter().filter(|client| !client.locks.is_empty()) {
                 let locks = client.locks.iter().map(|lock| {
-                    format!("{} of {} wants {:?} as {}", lock.mode, lock.resource, lock.wants, lock.client)
+                    format!(
+                        "{} of {} wants {:?} as {}",
+                        lock.mode, lock.resource, lock.wants, lock.client
+                    )
                 });
-                println!("{node}: {} {:?}", client.transaction, locks.collect::<Vec<_>>());
+                println!(
+                    "{node}: {} {:?}",
+                    client.transaction,
+                    locks.collect::<Vec<_>>()
+                );
             }
         }
         panic!("seed {}: {what}", self.seed);
@@ -603,7 +609,6 @@ impl World {
                 self.fail(&format!("conflicts were reported on node {node}: {stat:?}"));
             }
         }
-        let _ = (Instant::ZERO, Refusal::Busy);
     }
 }
 

@@ -191,8 +191,7 @@ fn headque_passes_those_who_wait_but_not_for_ever() {
     bed.granted(0, 1);
     bed.lock(1, 2, 7, Mode::Ex);
     bed.run();
-    let mut overtakes = 0;
-    for client in 100..200 {
+    for (overtakes, client) in (100..200).enumerate() {
         // The holder gives its lock back only after the one with HEADQUE has come.
         bed.lock_with(2, client, 7, Mode::Ex, Flags::HEADQUE);
         bed.run();
@@ -213,7 +212,6 @@ fn headque_passes_those_who_wait_but_not_for_ever() {
             return;
         }
         held = lock;
-        overtakes += 1;
     }
     panic!("it was overtaken a hundred times");
 }
@@ -590,8 +588,7 @@ fn a_holder_serves_its_own_for_a_while_after_the_notice_and_no_longer() {
     bed.lock(1, 2, 7, Mode::Ex);
     bed.run();
     bed.events.clear();
-    let mut turns = 0;
-    for next in waits {
+    for (turns, next) in waits.into_iter().enumerate() {
         bed.unlock(0, held, None);
         bed.run();
         bed.events
@@ -603,7 +600,6 @@ fn a_holder_serves_its_own_for_a_while_after_the_notice_and_no_longer() {
             assert_eq!(turns, 3);
             return;
         }
-        turns += 1;
         held = next;
     }
     panic!("the other node waits for ever");

@@ -98,7 +98,7 @@ impl Agent {
                     self.on_block(desk, r, notice);
                 }
             }
-            Body::Hand { .. } => self.on_hand(desk, r, from, message),
+            Body::Hand { .. } => self.on_hand(desk, r, message),
             Body::Settled { grant } => {
                 self.on_settled(desk, r, grant);
             }
@@ -261,7 +261,7 @@ impl Agent {
         desk.send(slot.master, slot.term, message.resource, body);
     }
 
-    fn on_hand(&mut self, desk: &mut Desk, r: u32, from: NodeId, message: &Message) {
+    fn on_hand(&mut self, desk: &mut Desk, r: u32, message: &Message) {
         let Body::Hand {
             request,
             mode,
@@ -278,7 +278,6 @@ impl Agent {
             .pending
             .is_some_and(|pending| pending.request == request);
         if !is_wanted || grant <= resource.refused {
-            let _ = from;
             desk.stat.stray += 1;
             return;
         }

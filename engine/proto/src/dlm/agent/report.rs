@@ -12,7 +12,7 @@ use crate::dlm::desk::Desk;
 use crate::dlm::map::{SLOTS, bit, master_of, slot_of};
 
 const SETS: usize = SLOTS / 512;
-const _: () = assert!(SLOTS % 512 == 0 && SET_SLOTS == 512);
+const _: () = assert!(SLOTS.is_multiple_of(512) && SET_SLOTS == 512);
 
 /// A master's request to be told.
 #[derive(Clone, Copy, Debug)]
