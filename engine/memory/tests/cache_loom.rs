@@ -437,7 +437,7 @@ fn revoke_against_read() {
                 taken.store(1, sync::Ordering::Relaxed);
                 return;
             }
-            if let Some((frame, _)) = frames.residency.mark_revoked(page(0), hash, false) {
+            if let Some((frame, _)) = frames.residency.mark_revoked(page(0), hash, |_| false) {
                 // From here on no new read may begin; what the other party writes is newer.
                 if frames.residency.finish_revoke(page(0), hash, frame) != (Going::Held(frame)) {
                     taken.store(1, sync::Ordering::Relaxed);

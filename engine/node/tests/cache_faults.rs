@@ -16,7 +16,9 @@ use sandrail_link::fault::{FaultLink, FaultPlan};
 use sandrail_memory::cache::{
     AccessError, Mismatch, ReadError, ReadFault, Refused, VolumeFault, WriteBackConfig, WriteError,
 };
-use sandrail_node::{CacheSettings, FlushError, Node, NodeCache, TargetHandle};
+use sandrail_node::{
+    CacheSettings, FlushError, Node, NodeCache, TargetHandle, Unbind, UnbindError,
+};
 use sandrail_proto::aoe::initiator::{Durability, PinnedMacs, RestartEvidence};
 
 /// The disk's error, as it stands in ATA's registers.
@@ -343,4 +345,53 @@ fn a_restart_that_lost_nothing_is_no_loss() {
         Err(other) => panic!("{other}"),
     });
     assert_eq!(durable(&machine, 2), 20);
+}
+
+#[test]
+fn a_page_that_may_only_be_read_by_now_is_written_again_after_a_loss() {
+    let (machine, cache) = machine(soon(settings(64)));
+    let handle = cache.handle();
+    put(&handle, 2, 20);
+    handle.downgrade(page(2)).wait().unwrap();
+    machine.blade.machine(|target| target.restart(true));
+    let error = cache.flush_volume(1, SOON).unwrap_err();
+    assert!(matches!(error, FlushError::Lost(_)), "{error}");
+    machine.node.accept_loss(machine.target).unwrap();
+    assert_eq!(cache.rewrite_unflushed(1), Ok(1));
+    cache.flush_volume(1, SOON).unwrap();
+    assert_eq!(durable(&machine, 2), 20);
+}
+
+#[test]
+fn a_volume_is_not_let_go_of_before_its_target_has_flushed_it() {
+    let (machine, cache) = machine(soon(settings(64)));
+    let handle = cache.handle();
+    put(&handle, 2, 20);
+    written(&cache);
+    machine.blade.machine(|target| target.restart(true));
+    for _ in 0..2 {
+        let error = cache.unbind(1, Unbind::Refuse, SOON).unwrap_err();
+        assert!(
+            matches!(error, UnbindError::Flush(FlushError::Lost(_))),
+            "{error}"
+        );
+    }
+    machine.node.accept_loss(machine.target).unwrap();
+    assert_eq!(cache.rewrite_unflushed(1), Ok(1), "it is still there");
+    written(&cache);
+    // Somebody has a page, and changes it when the volume is closed already.
+    let mut latch = handle.exclusive(page(3)).wait().unwrap();
+    let error = cache
+        .unbind(1, Unbind::Refuse, Duration::from_millis(30))
+        .unwrap_err();
+    assert!(
+        matches!(error, UnbindError::Held { pages: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(durable(&machine, 2), 20);
+    latch.write(0, &[30; PAGE_BYTES]);
+    drop(latch);
+    written(&cache);
+    cache.unbind(1, Unbind::Refuse, SOON).unwrap();
+    assert_eq!(durable(&machine, 3), 30);
 }

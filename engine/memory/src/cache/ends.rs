@@ -6,7 +6,7 @@ use super::config::{Reserve, WriteError};
 use super::fault::VolumeFault;
 use super::inner::Inner;
 use super::page::PageId;
-use super::word::{IMAGE, REVOKED};
+use super::word::{DIRTY, IMAGE, REVOKED};
 
 impl Inner {
     /// A page has left its frame: if its volume may still lose it, this was the last copy.
@@ -59,6 +59,25 @@ impl Inner {
         // An image is not revoked; its page is, where it is now.
         self.after_release(page, frame, before);
         before.has(IMAGE)
+    }
+
+    /// Makes a page dirty that the caller has latched, shared: it does not change, and nobody begins to write it meanwhile.
+    pub(crate) fn dirty_again(&self, frame: u32) {
+        let word = self.residency.word(frame);
+        if !word.load().has(DIRTY) {
+            let since = &self.cold(frame).dirty_since_ns;
+            // Relaxed: the change of the word publishes it.
+            since.store(self.now_ns(frame), Ordering::Relaxed);
+        }
+        let before = word.change(0, DIRTY, false);
+        self.now_dirty(frame, before);
+    }
+
+    /// Whether the frame is dirty and its shard turns no more. For who has joined the frame's waiters: a shard that ends
+    /// after this look wakes them.
+    pub(crate) fn is_never_written(&self, frame: u32) -> bool {
+        let dirty = self.residency.word(frame).load().has(DIRTY);
+        dirty && self.owner.is_over(self.shard_of_frame(frame).index)
     }
 
     pub(crate) fn write_error(&self, page: PageId) -> Option<WriteError> {

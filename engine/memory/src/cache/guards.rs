@@ -76,6 +76,11 @@ impl Shared<'_> {
         unsafe { self.inner.memory().bytes(self.frame) }
     }
 
+    /// The page is to be written once more, though it has not changed: its volume may have lost it.
+    pub fn rewrite(&self) {
+        self.inner.dirty_again(self.frame);
+    }
+
     /// Whether the page was revoked: its holder should come to an end with it.
     #[must_use]
     pub fn is_revoked(&self) -> bool {

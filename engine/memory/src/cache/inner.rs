@@ -53,6 +53,7 @@ pub(crate) struct Cold {
 pub(crate) struct ShardShared {
     pub(crate) index: u32,
     first: u32,
+    all: u32,
     pub(crate) policy: Policy,
     /// Pages that are evicted at once.
     batch: usize,
@@ -153,6 +154,7 @@ impl ShardShared {
         Self {
             index,
             first: index * all,
+            all,
             policy: Policy::new(config.eviction, all),
             batch: (pages as usize / FRAMES_FOR_BATCH).clamp(1, BATCH_MAX),
             free,
@@ -165,6 +167,11 @@ impl ShardShared {
             starving: AtomicBool::new(false),
             counts: Counts::default(),
         }
+    }
+
+    /// All its frames.
+    pub(crate) fn frames(&self) -> std::ops::Range<u32> {
+        self.first..self.first + self.all
     }
 }
 

@@ -462,18 +462,18 @@ impl<H: Heads> Residency<H> {
         seen
     }
 
-    /// Marks the page as revoked: optimistic readers notice at once, and nothing is granted any more. With `discard`,
-    /// changes need not be written. The frame, and its word before.
+    /// Marks the page as revoked: optimistic readers notice at once, and nothing is granted any more. Where `discard` says
+    /// yes to its frame, changes need not be written. The frame, and its word before.
     pub(crate) fn mark_revoked(
         &self,
         page: PageId,
         hash: u64,
-        discard: bool,
+        discard: impl FnOnce(u32) -> bool,
     ) -> Option<(u32, Snapshot)> {
         // Under the latch, so that a page that just moves is not overlooked.
         let home = self.table.lock(hash);
         let (frame, _) = home.find(|frame| self.probe(page, frame))?;
-        let forget = if discard { DIRTY } else { 0 };
+        let forget = if discard(frame) { DIRTY } else { 0 };
         Some((frame, self.word(frame).change(forget, REVOKED, true)))
     }
 

@@ -12,7 +12,15 @@ impl Inner {
     /// changes are written first, unless they are to be discarded.
     pub(crate) fn revoke(&self, page: PageId, discard: bool) -> Going {
         let hash = page.hash();
-        let Some((frame, before)) = self.residency.mark_revoked(page, hash, discard) else {
+        let mut forgets = false;
+        let marked = self.residency.mark_revoked(page, hash, |frame| {
+            // While an older image of the page is on its way the page stays, dirty: who has it next may write it, and the
+            // image must not arrive after that. Relaxed: who moves a page notes this before it takes the same latch.
+            let image = &self.cold(frame).image_under_way;
+            forgets = discard && !image.load(Ordering::Relaxed);
+            forgets
+        });
+        let Some((frame, before)) = marked else {
             return Going::Gone { wake: None };
         };
         let shard = self.shard_of_frame(frame);
@@ -21,9 +29,9 @@ impl Inner {
             self.left(page, frame);
         }
         if before.has(DIRTY) {
-            if discard {
+            if forgets {
                 shard.dirty_pages.fetch_sub(1, Ordering::Relaxed);
-            } else {
+            } else if !discard {
                 self.hurry(frame);
             }
         }

@@ -160,7 +160,12 @@ impl CacheShard {
     /// [`super::Owner::is_over`] says so by now.
     pub fn abandon(&mut self) {
         let inner = &*self.inner;
-        inner.abandon(inner.shard(self.index));
+        let shard = inner.shard(self.index);
+        inner.abandon(shard);
+        // Who waits for a page to be written looks again, and finds the shard gone.
+        for frame in shard.frames() {
+            inner.wake(frame);
+        }
     }
 
     /// The next page that somebody waits for.

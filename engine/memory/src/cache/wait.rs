@@ -245,10 +245,16 @@ impl<'h, O: Operation<'h>> Future for Acquire<'h, O> {
                 Obstacle::Busy(frame, bits) => {
                     this.handle.counts().waits.add_one();
                     let page = this.page;
+                    let mut over = false;
                     if this.park(frame, waker, |inner| {
-                        inner.residency.will_wake(page, frame, bits)
+                        over = !O::READS && inner.is_never_written(frame);
+                        !over && inner.residency.will_wake(page, frame, bits)
                     }) {
                         return Poll::Pending;
+                    }
+                    if over {
+                        let why = Inadmissible::Stopped;
+                        return Poll::Ready(Err(AccessError::Inadmissible { page, why }));
                     }
                 }
             }

@@ -646,8 +646,11 @@ fn start_page(inner: &Inner, page: PageId, frame: u32, now_ns: u64) -> Start {
     if let Some((offset, seal)) = seal {
         copy_in(inner.memory().words(frame), offset, &seal);
     }
-    shard.dirty_pages.fetch_sub(1, Ordering::Relaxed);
     let before = inner.residency.begin_write(frame, seal.is_some());
+    // Not if the change was discarded since the claim, and counted there.
+    if before.has(DIRTY) {
+        shard.dirty_pages.fetch_sub(1, Ordering::Relaxed);
+    }
     if before.has(WAITERS) {
         inner.wake(frame);
     }

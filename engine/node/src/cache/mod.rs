@@ -288,7 +288,8 @@ impl NodeCache {
     /// Lets a volume go. No page of it can be had any more, and when nobody has one, its number is free.
     ///
     /// # Errors
-    /// [`UnbindError`]. After [`UnbindError::Held`] and [`UnbindError::Flush`] it is closed, but not free: to be called again.
+    /// [`UnbindError`]. After [`UnbindError::Held`] it is closed, but not free: to be called again. After
+    /// [`UnbindError::Flush`] it is as it was, but for pages that somebody held and changed meanwhile.
     pub fn unbind(&self, number: u32, how: Unbind, timeout: Duration) -> Result<(), UnbindError> {
         let deadline = clock::now() + timeout;
         let volumes = &self.shared.volumes;
@@ -308,8 +309,11 @@ impl NodeCache {
                     one: resident.one_dirty,
                 });
             }
+            if volumes.is_unflushed(number) {
+                // While the pages are still there, so that what the target has lost can be written again.
+                self.flush_target(number, deadline)?;
+            }
         }
-        let late = volumes.is_bound(number) && how != Unbind::Discard;
         volumes.close(number);
         loop {
             let held = self.cache.revoke_volume(number, how == Unbind::Discard);
@@ -324,8 +328,8 @@ impl NodeCache {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
-        if late && volumes.is_unflushed(number) {
-            // What became dirty after the first flush.
+        if how != Unbind::Discard && volumes.is_unflushed(number) {
+            // What became dirty after the first flush, or what an earlier call could not have flushed.
             self.flush_target(number, deadline)?;
         }
         volumes.free(number);
@@ -416,9 +420,10 @@ impl NodeCache {
         let handle = self.handle();
         let mut again = 0;
         for page in self.cache.unflushed(number, flushed) {
-            // An error means that the page is gone by now: it is counted below.
-            if let Ok(mut latch) = handle.exclusive(page).wait() {
-                latch.set_dirty();
+            // An error means that the page is gone by now: it is counted below. A shared latch, since a page that may only be
+            // read by now was written before, and is as lost.
+            if let Ok(latch) = handle.shared(page).wait() {
+                latch.rewrite();
                 again += 1;
             }
         }

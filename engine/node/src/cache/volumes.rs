@@ -145,10 +145,6 @@ impl Volumes {
         self.state(number) == FREE
     }
 
-    pub(crate) fn is_bound(&self, number: u32) -> bool {
-        self.state(number) == BOUND
-    }
-
     /// What is bound to a number, or just being let go of.
     pub(crate) fn get(&self, number: u32) -> Option<Volume> {
         let place = self.place(number)?;
@@ -238,7 +234,8 @@ impl Volumes {
             let flushed = place.flushed.load(Ordering::Acquire);
             let gone = place.gone.load(Ordering::Acquire) > flushed;
             if gone {
-                place.gone_pages.load(Ordering::Relaxed)
+                // At least one: a flush that ends just when a page goes may have set the count to 0 after it was counted.
+                place.gone_pages.load(Ordering::Relaxed).max(1)
             } else {
                 0
             }
