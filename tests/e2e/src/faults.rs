@@ -204,9 +204,14 @@ struct Part {
 impl Scene {
     fn play(&mut self, length: Duration, seed: u64) -> Result<()> {
         let any = PinnedMacs::first_to_answer;
-        let site_ram = self.site.node.attach(RAM, any(), PATIENCE)?;
-        let file = self.station.node.attach(ADDR, any(), PATIENCE)?;
-        let ram = self.station.node.attach(RAM, any(), PATIENCE)?;
+        let (site, station) = (&self.site, &self.station);
+        let site_ram = site
+            .mangled
+            .paused(|| site.node.attach(RAM, any(), PATIENCE))?;
+        let (file, ram) = station.mangled.paused(|| {
+            let file = station.node.attach(ADDR, any(), PATIENCE)?;
+            anyhow::Ok((file, station.node.attach(RAM, any(), PATIENCE)?))
+        })?;
         let mut parts = Vec::new();
         for (number, (second, target, area)) in (0..).zip([
             (false, self.site.target, 0),

@@ -6,22 +6,35 @@
 use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sandrail_link::{Link, LinkCounters, LinkInfo, TransmitError};
 use sandrail_proto::time::Instant;
 use sandrail_wire::FrameRef;
 
-/// How often a received frame was preceded by a damaged copy of it.
+/// How often a received frame was preceded by a damaged copy of it, and whether any is now.
 #[derive(Debug, Default)]
-pub struct Mangled(AtomicU64);
+pub struct Mangled {
+    count: AtomicU64,
+    paused: AtomicBool,
+}
 
 impl Mangled {
     /// So far.
     #[must_use]
     pub fn count(&self) -> u64 {
         // Relaxed: a number for reports.
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Does `work` while nothing is damaged: for an attach that takes whoever answers first. An answer whose source was damaged
+    /// is another target's for all that anybody can tell, and such an attach has to be refused.
+    pub fn paused<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Relaxed: what the links' threads do some frames later is told by no order.
+        self.paused.store(true, Ordering::Relaxed);
+        let done = work();
+        self.paused.store(false, Ordering::Relaxed);
+        done
     }
 }
 
@@ -85,13 +98,13 @@ impl<L: Link> Link for MangleLink<L> {
         } = self;
         let mut more = 0;
         let received = inner.receive(now, (frames_max / 2).max(1), &mut |frame| {
-            if rng.bool() {
+            if rng.bool() && !count.paused.load(Ordering::Relaxed) {
                 copy.clear();
                 for segment in frame.segments() {
                     copy.extend_from_slice(segment);
                 }
                 mangle(copy, rng);
-                count.0.fetch_add(1, Ordering::Relaxed);
+                count.count.fetch_add(1, Ordering::Relaxed);
                 more += 1;
                 sink(FrameRef::new(copy));
             }

@@ -263,12 +263,13 @@ impl Station {
         })
     }
 
-    /// Attaches a target.
+    /// Attaches a target, while nothing is damaged.
     ///
     /// # Errors
     /// It is not there, or not to be had.
     pub fn attach(&self, addr: TargetAddr, setup: &Setup) -> Result<TargetHandle> {
-        let attached = self.node.attach(addr, setup.pinned, ATTACH_WITHIN);
+        let attach = || self.node.attach(addr, setup.pinned, ATTACH_WITHIN);
+        let attached = self.mangled.paused(attach);
         attached.with_context(|| format!("attach {addr} over {}, {}", setup.wire, setup.shards))
     }
 }
