@@ -139,6 +139,8 @@ mod sync {
     }
 }
 
+#[path = "../src/cache/entering.rs"]
+mod entering;
 #[path = "../src/cache/page.rs"]
 mod page;
 #[path = "../src/cache/residency.rs"]
@@ -150,6 +152,7 @@ mod waiters;
 #[path = "../src/cache/word.rs"]
 mod word;
 
+use entering::{Entering, Queued};
 use page::PageId;
 use residency::{Going, Head, Kept, Obstacle, Residency};
 use table::Table;
@@ -177,6 +180,8 @@ enum Bug {
     NoSecondLook,
     /// Where a page went is looked up before its image's write has ended.
     LookedTooEarly,
+    /// A flush does not ask whether somebody is just entering a frame.
+    EnteringOverlooked,
 }
 
 static SEEDED_BUG: AtomicU8 = AtomicU8::new(0);
@@ -673,6 +678,36 @@ fn nodes_are_one_owners() {
 #[test]
 fn a_node_has_one_user_and_comes_back() {
     proven(nodes_are_one_owners, &[Bug::TornExchange, Bug::NoRelease]);
+}
+
+/// Two change the same page, and one of them asks for a flush then.
+fn flush_against_entering() {
+    let [dirty, queue] = [0, 0].map(|_| Arc::new(sync::AtomicU32::new(0)));
+    let shared = Arc::new((Queued::new(), Entering::new()));
+    let change = |dirty: &sync::AtomicU32, queue: &sync::AtomicU32, shared: &(Queued, Entering)| {
+        dirty.swap(1, sync::Ordering::AcqRel);
+        let push = || queue.store(1, sync::Ordering::Relaxed);
+        shared.1.enter(&shared.0, push);
+    };
+    let other = {
+        let (dirty, queue) = (Arc::clone(&dirty), Arc::clone(&queue));
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || change(&dirty, &queue, &shared))
+    };
+    change(&dirty, &queue, &shared);
+    let is_over = shared.1.is_over() || is(Bug::EnteringOverlooked);
+    let in_queue = queue.load(sync::Ordering::Relaxed) == 1;
+    let seen = !is_over && dirty.load(sync::Ordering::Acquire) == 1;
+    assert!(in_queue || seen, "the flush misses a page");
+    other.join().unwrap();
+    assert_eq!(queue.load(sync::Ordering::Relaxed), 1);
+    assert!(shared.1.is_over() && shared.0.leave());
+}
+
+#[test]
+fn a_flush_finds_what_is_just_entering_the_order() {
+    let noticed = [Bug::EnteringOverlooked, Bug::NoAcquire, Bug::NoRelease];
+    proven(flush_against_entering, &noticed);
 }
 
 /// A waker that does nothing: the models look at the news.

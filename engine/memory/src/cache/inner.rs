@@ -11,6 +11,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::bytes::FrameMemory;
 use super::config::{CacheConfig, Inadmissible, Owner, ReadError, ReadFault, Reserve};
+use super::entering::{Entering, Queued};
 use super::fault::VolumeFault;
 use super::page::PageId;
 use super::policy::{Candidate, Frames, Policy, STEPS_MAX};
@@ -30,7 +31,7 @@ const FRAMES_FOR_BATCH: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Cold {
     /// In the write-back's order, or on its way there.
-    pub(crate) queued: AtomicBool,
+    pub(crate) queued: Queued,
     /// Somebody waits for it to be written, and it is among those that go first.
     pub(crate) hurried: AtomicBool,
     /// An older image of this page is on its way; the page waits for it.
@@ -64,6 +65,8 @@ pub(crate) struct ShardShared {
     pub(crate) reads: ArrayQueue<u32>,
     /// Frames that have become dirty, in that order.
     pub(crate) dirty: ArrayQueue<u32>,
+    /// Those who are about to put a frame there.
+    pub(crate) entering: Entering,
     /// Frames that somebody waits for to be written.
     pub(crate) urgent: ArrayQueue<u32>,
     pub(crate) dirty_pages: AtomicU64,
@@ -161,6 +164,7 @@ impl ShardShared {
             reserves,
             reads: queue(all),
             dirty: queue(all),
+            entering: Entering::new(),
             urgent: queue(all),
             dirty_pages: AtomicU64::new(0),
             now_ns: AtomicU64::new(0),
@@ -187,7 +191,7 @@ impl Inner {
             token_of_frame: (0..frames).map(AtomicU32::new).collect(),
             cold: (0..frames)
                 .map(|_| Cold {
-                    queued: AtomicBool::new(false),
+                    queued: Queued::new(),
                     hurried: AtomicBool::new(false),
                     image_under_way: AtomicBool::new(false),
                     moved_to: AtomicU32::new(0),
@@ -572,11 +576,10 @@ impl Inner {
     }
 
     fn queue_dirty(&self, shard: &ShardShared, frame: u32) {
-        // AcqRel: partner is the swap of who takes it from the order; if that one comes after this, it sees the frame dirty.
-        if !self.cold(frame).queued.swap(true, Ordering::AcqRel) {
+        shard.entering.enter(&self.cold(frame).queued, || {
             let pushed = shard.dirty.push(frame);
             assert!(pushed.is_ok(), "a frame is in the order once");
-        }
+        });
     }
 
     /// Somebody waits for the page to be written: it overtakes the order.

@@ -30,6 +30,7 @@ mod bytes;
 mod check;
 mod config;
 mod ends;
+mod entering;
 mod fault;
 mod guards;
 mod handle;

@@ -527,7 +527,7 @@ impl CacheShard {
 
     /// Nobody waits for it any more. How many pages were left, and one of them.
     pub fn flush_cancel(&mut self, flush: FlushId) -> (usize, Option<PageId>) {
-        let (inner, write_back) = (&*self.inner, &mut self.write_back);
+        let (inner, write_back) = (&*self.inner, &self.write_back);
         let mut one = None;
         let mut unmark = |frame: u32, page: Option<PageId>| {
             let cold = inner.cold(frame);
@@ -541,8 +541,8 @@ impl CacheShard {
         for (page, frame) in &write_back.under_way {
             unmark(*frame, Some(*page));
         }
-        for index in 0..write_back.waiting() {
-            let frame = write_back.nth_waiting(index);
+        // All of them, since one that is marked may be in no queue yet; who gives up can wait for this.
+        for frame in inner.shard(self.index).frames() {
             unmark(frame, inner.residency.page(frame));
         }
         let entry = core::mem::replace(&mut self.write_back.flushes[flush.0], Flush::FREE);
@@ -551,9 +551,20 @@ impl CacheShard {
 
     /// Marks what is dirty or under way, of one volume or of all.
     fn mark_dirty(&mut self, place: usize, volume: Option<u32>) {
+        // In this order: what was entered by now is found in the order below.
+        let entered = self.inner.shard(self.index).entering.is_over();
         self.tick_order();
         let (inner, write_back) = (&*self.inner, &mut self.write_back);
         let wanted = |page: PageId| volume.is_none_or(|volume| page.volume() == volume);
+        if !entered {
+            // Somebody is stopped between marking a frame and entering it: rare enough to look at all of them.
+            for frame in inner.shard(self.index).frames() {
+                let dirty = inner.residency.word(frame).load().has(DIRTY);
+                if dirty && inner.residency.page(frame).is_some_and(wanted) {
+                    write_back.mark(inner, frame, place);
+                }
+            }
+        }
         for index in 0..write_back.waiting() {
             let frame = write_back.nth_waiting(index);
             let dirty = inner.residency.word(frame).load().has(DIRTY);
@@ -593,14 +604,18 @@ impl CacheShard {
                 .load(Ordering::Relaxed)
                 .saturating_add(config.dirty_age_ns_max)
         });
-        let due = [hurried, again, turn].into_iter().flatten().min()?;
+        // Who is about to enter a frame may not wake the shard after that.
+        let entering = (!shard.entering.is_over()).then(|| now.saturating_add(AGAIN_NS));
+        let due = [hurried, again, turn, entering]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(due.max(next))
     }
 }
 
 fn leave_order(inner: &Inner, frame: u32) {
-    // AcqRel: partner is the swap in `queue_dirty`. A page that becomes dirty after this is entered anew.
-    if !inner.cold(frame).queued.swap(false, Ordering::AcqRel) {
+    if !inner.cold(frame).queued.leave() {
         debug_assert!(false, "what leaves the order was in it");
     }
     // Dirtied between the look and the swap: nobody has entered it, so it is done here.
