@@ -1,5 +1,6 @@
 //! One pinned thread's loop: requests, timers, transmit burst, one kick, receive burst, events out.
 
+mod aside;
 mod cache;
 mod control;
 mod idle;

@@ -173,6 +173,39 @@ fn no_allocation_per_page() {
     }
 }
 
+/// Reads pages, sixteen at once, of which a volume may have two under way.
+fn read_pages(bed: &mut Bed, handle: &Handle, rounds: u64) {
+    for round in 0..rounds {
+        let mut seen = [false; 16];
+        while seen.contains(&false) {
+            for (number, seen) in (round * 16..).zip(&mut seen) {
+                let page = page(number % 1024);
+                *seen = *seen || handle.optimistic(page, |view| view.u64_at(0)).is_ok();
+                if !*seen {
+                    handle.fetch(page);
+                }
+            }
+            turn(&mut bed.shards);
+        }
+    }
+}
+
+#[test]
+fn no_allocation_for_reads_beyond_their_limit() {
+    let settings = CacheSettings {
+        reads_under_way_max: 2,
+        ..settings()
+    };
+    let mut bed = bed_with(1, Some(settings));
+    bind(&mut bed);
+    let handle = bed.node.cache().unwrap().handle();
+    read_pages(&mut bed, &handle, 200);
+    let start = CountingAllocator::calls();
+    read_pages(&mut bed, &handle, 1_000);
+    let calls = CountingAllocator::calls() - start;
+    assert_eq!(calls, 0, "{calls} allocator calls for 16,000 pages");
+}
+
 fn settings() -> CacheSettings {
     let mut settings = CacheSettings {
         ahead_pages_max: 0,

@@ -129,6 +129,13 @@ impl CacheShard {
         self.index
     }
 
+    /// How many frames it has, reserved ones included: never are more pages on their way.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        let frames = self.inner.shard(self.index).frames();
+        frames.end - frames.start
+    }
+
     /// Once a turn: the time, from a clock that never goes back. Refills the reserve, and wakes those who wait for a frame,
     /// to try again.
     pub fn tick(&mut self, now_ns: u64) {

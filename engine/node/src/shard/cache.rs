@@ -12,6 +12,7 @@ use sandrail_proto::aoe::initiator::{
 use sandrail_proto::time::Instant;
 use sandrail_wire::Lba;
 
+use super::aside::Aside;
 use super::{Asker, OpenRequest, Shard};
 use crate::cache::{CacheShared, Carrier, ShardFlushError};
 use crate::stat::CacheStat;
@@ -35,9 +36,7 @@ pub(crate) struct ShardCache {
     shared: Arc<CacheShared>,
     pages: CacheShard,
     /// Reads that wait since their volume has its fill under way.
-    aside: Vec<PageRead>,
-    /// One of these has ended since they were looked at.
-    look_aside: bool,
+    aside: Aside<PageRead>,
     /// Whether the cache was first last time: it and the clients take turns when there is little room.
     was_first: bool,
     waiting: Vec<Waiting>,
@@ -47,11 +46,11 @@ pub(crate) struct ShardCache {
 
 impl ShardCache {
     pub(crate) fn new(shared: Arc<CacheShared>, pages: CacheShard, timeout: Duration) -> Self {
+        let aside = Aside::new(shared.volumes.count(), pages.frames());
         Self {
             shared,
             pages,
-            aside: Vec::new(),
-            look_aside: false,
+            aside,
             was_first: false,
             waiting: Vec::new(),
             timeout,
@@ -190,18 +189,22 @@ impl<L: Link> Shard<L> {
 
     /// Begins the reads that were put aside and may go now.
     fn take_aside(&mut self, now: Instant, cache: &mut ShardCache) -> bool {
-        if !cache.look_aside || cache.aside.is_empty() {
-            return false;
-        }
-        cache.look_aside = false;
         let mut busy = false;
-        for read in std::mem::take(&mut cache.aside) {
+        while let Some(volume) = cache.aside.called() {
+            if !cache.shared.volumes.takes_reads(volume, self.number) {
+                // The end of its next read calls it again.
+                cache.aside.pass();
+                continue;
+            }
             if self.cache_room() == 0 {
-                cache.aside.push(read);
-                cache.look_aside = true;
-            } else {
-                busy = true;
-                self.begin_read(now, cache, read);
+                break;
+            }
+            match cache.aside.pop() {
+                Some(read) => {
+                    busy = true;
+                    self.begin_read(now, cache, read);
+                }
+                None => cache.aside.pass(),
             }
         }
         busy
@@ -211,7 +214,7 @@ impl<L: Link> Shard<L> {
         let page = read.page();
         let volumes = &cache.shared.volumes;
         if !volumes.takes_reads(page.volume(), self.number) {
-            cache.aside.push(read);
+            cache.aside.push(page.volume(), read);
             return;
         }
         let Some((target, lba)) = volumes.locate(page) else {
@@ -313,7 +316,7 @@ impl<L: Link> Shard<L> {
         };
         let volume = read.page().volume();
         cache.shared.volumes.count_read(volume, self.number, false);
-        cache.look_aside = true;
+        cache.aside.call(volume);
         cache.stat.copied_bytes += u64::try_from(copied_bytes).unwrap_or(0);
         // The cache counts the error, and those who wait hear of it.
         let _ = read.done(result.map(drop).map_err(io_fault));
