@@ -555,7 +555,16 @@ impl Node {
             // A panic was told by the missing answer.
             let _ = thread.join();
         }
-        sum.dirty_pages = self.cache.as_ref().map_or(0, NodeCache::dirty_all);
+        if let Some(cache) = &self.cache {
+            sum.dirty_pages = cache.dirty_all();
+            // Now that nothing is written any more: pages may have become dirty, and been written, after the flushes.
+            for number in cache.unflushed_all() {
+                if !sum.unflushed.iter().any(|(told, _)| *told == number) {
+                    let why = "pages were written that no flush covers";
+                    sum.unflushed.push((number, why.to_owned()));
+                }
+            }
+        }
         let clean = sum.open_requests == 0 && sum.unaccounted == 0 && sum.silent.is_empty();
         if !clean {
             return Err(sum);

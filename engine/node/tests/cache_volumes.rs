@@ -345,6 +345,21 @@ fn a_shutdown_that_can_not_write_says_what_is_lost() {
 }
 
 #[test]
+fn a_shutdown_names_what_was_written_and_not_flushed() {
+    let mut settings = checked(64);
+    settings.write_back.dirty_age_ns_max = 1_000_000;
+    let (bed, cache) = cached(1, settings);
+    format(&bed.blade, 8);
+    let handle = cache.handle();
+    change(&handle, 1, 5);
+    eventually("it is written", || cache.dirty_pages(1) == 0);
+    let error = bed.node.shutdown(Duration::ZERO).unwrap_err();
+    assert_eq!(error.dirty_pages, 0, "{error}");
+    let told: Vec<u32> = error.unflushed.iter().map(|(number, _)| *number).collect();
+    assert_eq!(told, [1], "{error}");
+}
+
+#[test]
 fn who_waits_for_a_page_when_the_node_ends_hears_of_it() {
     let (bed, cache) = cached(1, checked(64));
     format(&bed.blade, 64);

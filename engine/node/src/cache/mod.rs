@@ -490,6 +490,13 @@ impl NodeCache {
         failed
     }
 
+    /// Volumes of which pages were written that no flush covers.
+    pub(crate) fn unflushed_all(&self) -> Vec<u32> {
+        let numbers = self.shared.volumes.all().map(|volume| volume.number);
+        let unflushed = |number: &u32| self.shared.volumes.is_unflushed(*number);
+        numbers.filter(unflushed).collect()
+    }
+
     /// Dirty pages of all volumes.
     pub(crate) fn dirty_all(&self) -> usize {
         let volumes = self.volumes();
