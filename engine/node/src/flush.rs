@@ -104,6 +104,11 @@ impl LossState {
         self.lost.store(0, Ordering::Release);
     }
 
+    /// The evidence of the last loss, accepted or not.
+    pub(crate) fn last(&self) -> Option<RestartEvidence> {
+        evidence(self.last.load(Ordering::Relaxed))
+    }
+
     fn sum(&self) -> u64 {
         self.acknowledged
             .iter()

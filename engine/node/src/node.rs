@@ -449,6 +449,10 @@ impl Node {
         if !self.hub.is_attached(target) {
             return Err(NodeError::NoTarget);
         }
+        if let Some(cache) = &self.cache {
+            // Before a flush may succeed again.
+            cache.shared.volumes.loss_accepted(target);
+        }
         // Before the shards: what one of them notices from now on stays marked.
         self.hub.targets[target.place()].loss.accept();
         for shard in 0..self.shards() {

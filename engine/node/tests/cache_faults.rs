@@ -14,12 +14,14 @@ use blade::cached::{
 use blade::{ADDR, Blade};
 use sandrail_link::fault::{FaultLink, FaultPlan};
 use sandrail_memory::cache::{
-    AccessError, Mismatch, ReadError, ReadFault, Refused, VolumeFault, WriteBackConfig, WriteError,
+    AccessError, Mismatch, PageId, ReadError, ReadFault, Refused, VolumeFault, WriteBackConfig,
+    WriteError,
 };
 use sandrail_node::{
-    CacheSettings, FlushError, Node, NodeCache, TargetHandle, Unbind, UnbindError,
+    CacheSettings, FlushError, Node, NodeCache, TargetHandle, Unbind, UnbindError, Volume,
 };
 use sandrail_proto::aoe::initiator::{Durability, PinnedMacs, RestartEvidence};
+use sandrail_wire::Lba;
 
 /// The disk's error, as it stands in ATA's registers.
 const UNREADABLE: VolumeFault = VolumeFault::Disk {
@@ -226,6 +228,13 @@ struct Machine {
 }
 
 fn machine(settings: CacheSettings) -> (Machine, NodeCache) {
+    machine_with(settings, |target| [whole(target)])
+}
+
+fn machine_with<const COUNT: usize>(
+    settings: CacheSettings,
+    volumes: impl FnOnce(TargetHandle) -> [Volume; COUNT],
+) -> (Machine, NodeCache) {
     let blade = Blade::with_machine(SECTORS);
     let links = (0..2).map(|_| vec![blade.link()]).collect();
     let node = Node::start(&with_cache(settings), links).unwrap();
@@ -233,7 +242,9 @@ fn machine(settings: CacheSettings) -> (Machine, NodeCache) {
         .attach(ADDR, PinnedMacs::first_to_answer(), SOON)
         .unwrap();
     let cache = node.cache().unwrap().clone();
-    cache.bind(whole(target)).unwrap();
+    for volume in volumes(target) {
+        cache.bind(volume).unwrap();
+    }
     (
         Machine {
             blade,
@@ -299,6 +310,46 @@ fn what_a_restart_lost_is_told_by_the_flush_and_written_again_from_the_cache() {
     // All is flushed: the next restart loses nothing.
     machine.blade.machine(|target| target.restart(true));
     cache.flush_volume(1, SOON).unwrap();
+    machine.node.shutdown(SOON).unwrap();
+}
+
+#[test]
+fn a_loss_concerns_all_volumes_of_the_target() {
+    let (machine, cache) = machine_with(soon(settings(256)), |target| {
+        let half = whole(target).sectors / 2;
+        [1, 2].map(|number| Volume {
+            number,
+            first: Lba(u64::from(number - 1) * half),
+            sectors: half,
+            ..whole(target)
+        })
+    });
+    let handle = cache.handle();
+    let other = PageId::new(2, 5).unwrap();
+    put(&handle, 1, 10);
+    let mut latch = handle.exclusive(other).wait().unwrap();
+    latch.write(0, &[20; PAGE_BYTES]);
+    drop(latch);
+    written(&cache);
+    eventually("all is written", || cache.dirty_pages(2) == 0);
+    machine.blade.machine(|target| target.restart(true));
+    cache.flush_volume(1, SOON).unwrap_err();
+    machine.node.accept_loss(machine.target).unwrap();
+    assert_eq!(cache.rewrite_unflushed(1), Ok(1));
+    cache.flush_volume(1, SOON).unwrap();
+    // Nobody has written the other volume's page again.
+    for _ in 0..2 {
+        let error = cache.flush_volume(2, SOON).unwrap_err();
+        assert!(
+            matches!(error, FlushError::Lost(RestartEvidence::Session)),
+            "{error}"
+        );
+    }
+    assert_eq!(cache.rewrite_unflushed(2), Ok(1));
+    cache.flush_volume(2, SOON).unwrap();
+    let place = at(5) + usize::try_from(whole(machine.target).sectors / 2).unwrap();
+    let durable = |place| machine.blade.machine(|machine| machine.durable(place)[100]);
+    assert_eq!((durable(at(1)), durable(place)), (10, 20));
     machine.node.shutdown(SOON).unwrap();
 }
 

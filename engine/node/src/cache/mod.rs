@@ -16,7 +16,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use sandrail_memory::cache::{Cache, CacheShard, Handle, PageId, Revocation, WriteError};
 use sandrail_memory::{Arena, Backing, BufferPool, Placement};
-use sandrail_proto::aoe::initiator::{Durability, IoError};
+use sandrail_proto::aoe::initiator::{Durability, IoError, RestartEvidence};
 use sandrail_proto::time::Instant;
 
 use crate::blocking::BlockingError;
@@ -311,7 +311,7 @@ impl NodeCache {
             }
             if volumes.is_unflushed(number) {
                 // While the pages are still there, so that what the target has lost can be written again.
-                self.flush_target(number, deadline)?;
+                self.flush_target(number, deadline, volumes.losses(number))?;
             }
         }
         volumes.close(number);
@@ -330,7 +330,7 @@ impl NodeCache {
         }
         if how != Unbind::Discard && volumes.is_unflushed(number) {
             // What became dirty after the first flush, or what an earlier call could not have flushed.
-            self.flush_target(number, deadline)?;
+            self.flush_target(number, deadline, volumes.losses(number))?;
         }
         volumes.free(number);
         Ok(())
@@ -354,8 +354,9 @@ impl NodeCache {
         if self.shared.volumes.is_free(number) {
             return Err(FlushError::Unbound(number));
         }
+        let losses = self.shared.volumes.losses(number);
         self.write_all(number, deadline)?;
-        self.flush_target(number, deadline)
+        self.flush_target(number, deadline, losses)
     }
 
     /// Has every shard write its dirty pages.
@@ -386,15 +387,30 @@ impl NodeCache {
         Ok(())
     }
 
-    fn flush_target(&self, number: u32, deadline: Instant) -> Result<Durability, FlushError> {
+    /// Flushes the target for what was written since so many losses had been accepted.
+    fn flush_target(
+        &self,
+        number: u32,
+        deadline: Instant,
+        losses: u32,
+    ) -> Result<Durability, FlushError> {
         let volumes = &self.shared.volumes;
         let volume = volumes.get(number).ok_or(FlushError::Unbound(number))?;
+        let lost = || {
+            let last = self.hub.targets[volume.target.place()].loss.last();
+            FlushError::Lost(last.unwrap_or(RestartEvidence::Silence))
+        };
+        if volumes.is_lossy(number, losses) {
+            return Err(lost());
+        }
         let covers = volumes.flush_begins(number);
         let (hub, pool) = (Arc::clone(&self.hub), self.pool.clone());
         let mut client = Client::new(hub, pool, 1, self.client_idle).map_err(FlushError::Start)?;
         let left = deadline.saturating_since(clock::now());
         client.set_request_timeout(left.max(Duration::from_millis(1)));
         match client.flush(volume.target) {
+            // Accepted, and perhaps written again, while the flush was under way: it covers neither.
+            Ok(_) if volumes.is_lossy(number, losses) => Err(lost()),
             Ok(durability) => {
                 volumes.flush_ends(number, covers);
                 Ok(durability)
@@ -416,7 +432,9 @@ impl NodeCache {
     /// [`GoneUnflushed`] when such pages have left the cache meanwhile: the target's copy, if there is one, is older than what was
     /// written. The other pages are dirty again all the same.
     pub fn rewrite_unflushed(&self, number: u32) -> Result<u64, GoneUnflushed> {
-        let flushed = self.shared.volumes.flushed(number);
+        let volumes = &self.shared.volumes;
+        let losses = volumes.losses(number);
+        let flushed = volumes.flushed(number);
         let handle = self.handle();
         let mut again = 0;
         for page in self.cache.unflushed(number, flushed) {
@@ -427,7 +445,9 @@ impl NodeCache {
                 again += 1;
             }
         }
-        match self.shared.volumes.gone_unflushed(number) {
+        // Only now, so that no flush succeeds before all are dirty; and for what had been lost when this began.
+        volumes.loss_rewritten(number, losses);
+        match volumes.gone_unflushed(number) {
             0 => Ok(again),
             pages => Err(GoneUnflushed {
                 number,

@@ -52,6 +52,9 @@ struct Place {
     gone: AtomicU32,
     /// Pages that left the cache after they were written and before the next flush.
     gone_pages: AtomicU64,
+    /// Losses of its target that were accepted, and how many of them its pages have been written again for.
+    losses: AtomicU32,
+    rewritten: AtomicU32,
     /// Write requests and reads under way by shard; written by that shard alone.
     writes: [AtomicU32; SHARDS],
     reads: [AtomicU32; SHARDS],
@@ -117,6 +120,8 @@ impl Volumes {
         let epoch = place.epoch.fetch_add(1, Ordering::Relaxed);
         place.flushed.store(epoch, Ordering::Relaxed);
         place.gone_pages.store(0, Ordering::Relaxed);
+        let losses = place.losses.load(Ordering::Relaxed);
+        place.rewritten.store(losses, Ordering::Relaxed);
         // Release: partner is the acquire in `state`.
         place.state.store(BOUND, Ordering::Release);
     }
@@ -213,6 +218,38 @@ impl Volumes {
                 place.gone_pages.store(0, Ordering::Relaxed);
             }
         }
+    }
+
+    /// A loss of the target is about to be accepted: it concerns all volumes there.
+    pub(crate) fn loss_accepted(&self, target: TargetHandle) {
+        for volume in self.all().filter(|volume| volume.target == target) {
+            if let Some(place) = self.place(volume.number) {
+                // Release: partner is the acquire in `losses`. Before flushes may succeed again.
+                place.losses.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// How many losses were accepted so far.
+    pub(crate) fn losses(&self, number: u32) -> u32 {
+        self.place(number)
+            .map_or(0, |place| place.losses.load(Ordering::Acquire))
+    }
+
+    /// What the first so many losses may have taken is dirty again, or told as gone.
+    pub(crate) fn loss_rewritten(&self, number: u32, losses: u32) {
+        if let Some(place) = self.place(number) {
+            place.rewritten.fetch_max(losses, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether a flush that began after so many losses is worth nothing: one was accepted since, or before, for which the
+    /// volume's pages were not written again.
+    pub(crate) fn is_lossy(&self, number: u32, losses: u32) -> bool {
+        self.place(number).is_some_and(|place| {
+            let rewritten = place.rewritten.load(Ordering::Acquire);
+            place.losses.load(Ordering::Acquire) != losses || rewritten < losses
+        })
     }
 
     /// The number up to which everything is flushed.
