@@ -258,6 +258,28 @@ fn a_flush_tells_of_its_first_error_and_can_be_given_up() {
 }
 
 #[test]
+fn a_flush_does_not_wait_for_who_came_after_a_discarded_page() {
+    let mut bed = bed(8, 0);
+    bed.answers.blocked.store(1, Ordering::Relaxed);
+    bed.dirty(page(1, 1));
+    let flush = bed.shard.flush_begin(1).unwrap();
+    assert_eq!(bed.cache.revoke(page(1, 1), true), Revocation::Done);
+    // Its frame is another volume's now, which takes nothing, either.
+    bed.answers.blocked.store(2, Ordering::Relaxed);
+    for number in 0..8 {
+        bed.dirty(page(2, number));
+    }
+    assert_eq!(bed.write(1, Ok(())), []);
+    assert_eq!(bed.shard.flush_poll(flush), Some(Ok(())));
+    // And the other volume's flush waits for all that is its own.
+    let flush = bed.shard.flush_begin(2).unwrap();
+    bed.answers.blocked.store(1, Ordering::Relaxed);
+    assert_eq!(bed.shard.flush_poll(flush), None);
+    assert_eq!(bed.write(10_000_000, Ok(())).len(), 8);
+    assert_eq!(bed.shard.flush_poll(flush), Some(Ok(())));
+}
+
+#[test]
 fn what_is_dropped_under_way_has_failed() {
     let mut bed = bed(64, 0);
     let handle = bed.cache.handle(0);

@@ -13,7 +13,7 @@ use super::bytes::FrameMemory;
 use super::config::{CacheConfig, Inadmissible, Owner, ReadError, ReadFault, Reserve};
 use super::entering::{Entering, Queued};
 use super::fault::VolumeFault;
-use super::page::PageId;
+use super::page::{NO_PAGE, PageId};
 use super::policy::{Candidate, Frames, Policy, STEPS_MAX};
 use super::residency::{Going, Kept, Obstacle, Residency};
 use super::stat::{Counts, HandleCounts, Registry};
@@ -48,6 +48,8 @@ pub(crate) struct Cold {
     pub(crate) epoch: AtomicU32,
     /// A bit for each flush that waits for this frame to be written. Only the shard's thread looks at it.
     pub(crate) flushes: AtomicU32,
+    /// The page that these wait for: the frame may hold another one by now.
+    pub(crate) flushed_page: AtomicU64,
 }
 
 /// What a shard of the cache shares with other threads.
@@ -200,6 +202,7 @@ impl Inner {
                     write_error: AtomicU64::new(0),
                     epoch: AtomicU32::new(0),
                     flushes: AtomicU32::new(0),
+                    flushed_page: AtomicU64::new(NO_PAGE),
                 })
                 .collect(),
             shards: (0..config.shards)

@@ -16,7 +16,7 @@ use super::bytes::copy_in;
 use super::config::{CacheConfig, MERGE_PAGES_MAX, WriteError};
 use super::fault::VolumeFault;
 use super::inner::{Inner, ShardShared};
-use super::page::PageId;
+use super::page::{NO_PAGE, PageId};
 use super::shard::CacheShard;
 use super::word::{DIRTY, WAITERS, WRITING};
 
@@ -143,9 +143,26 @@ impl WriteBack {
         }
     }
 
-    /// Marks a frame for a flush.
-    fn mark(&mut self, inner: &Inner, frame: u32, place: usize) {
+    /// A page that flushes wait for has left its frame, discarded: they don't wait for the one that came after it.
+    fn end_flush_of_former(&mut self, inner: &Inner, frame: u32) {
         let cold = inner.cold(frame);
+        if cold.flushes.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let page = inner.residency.page(frame).map_or(NO_PAGE, PageId::to_bits);
+        // While its bytes are under way the frame may have none: the end of that write ends these, too.
+        if cold.flushed_page.load(Ordering::Relaxed) != page
+            && !inner.residency.word(frame).load().has(WRITING)
+        {
+            self.end_flush_of(inner, frame, None);
+        }
+    }
+
+    /// Marks a frame for a flush.
+    fn mark(&mut self, inner: &Inner, page: PageId, frame: u32, place: usize) {
+        self.end_flush_of_former(inner, frame);
+        let cold = inner.cold(frame);
+        cold.flushed_page.store(page.to_bits(), Ordering::Relaxed);
         let bits = cold.flushes.load(Ordering::Relaxed);
         if bits & (1 << place) == 0 {
             cold.flushes.store(bits | 1 << place, Ordering::Relaxed);
@@ -312,6 +329,7 @@ impl CacheShard {
         let mut at_ns = now_ns.saturating_add(REFUSED_NS);
         for _ in 0..looks {
             let frame = self.write_back.later.pop_front()?;
+            self.write_back.end_flush_of_former(&self.inner, frame);
             match start(&self.inner, frame, now_ns) {
                 Start::Started => {
                     self.leave_order(frame);
@@ -335,6 +353,7 @@ impl CacheShard {
     fn look(&mut self, now_ns: u64) -> Option<u32> {
         for _ in 0..LOOKS_MAX {
             let frame = self.write_back.order.pop_front()?;
+            self.write_back.end_flush_of_former(&self.inner, frame);
             match start(&self.inner, frame, now_ns) {
                 Start::Started => {
                     self.leave_order(frame);
@@ -560,22 +579,24 @@ impl CacheShard {
             // Somebody is stopped between marking a frame and entering it: rare enough to look at all of them.
             for frame in inner.shard(self.index).frames() {
                 let dirty = inner.residency.word(frame).load().has(DIRTY);
-                if dirty && inner.residency.page(frame).is_some_and(wanted) {
-                    write_back.mark(inner, frame, place);
+                let page = inner.residency.page(frame);
+                if let Some(page) = page.filter(|page| dirty && wanted(*page)) {
+                    write_back.mark(inner, page, frame, place);
                 }
             }
         }
         for index in 0..write_back.waiting() {
             let frame = write_back.nth_waiting(index);
             let dirty = inner.residency.word(frame).load().has(DIRTY);
-            if dirty && inner.residency.page(frame).is_some_and(wanted) {
-                write_back.mark(inner, frame, place);
+            let page = inner.residency.page(frame);
+            if let Some(page) = page.filter(|page| dirty && wanted(*page)) {
+                write_back.mark(inner, page, frame, place);
             }
         }
         for index in 0..write_back.under_way.len() {
             let (page, frame) = write_back.under_way[index];
             if wanted(page) {
-                write_back.mark(inner, frame, place);
+                write_back.mark(inner, page, frame, place);
             }
         }
     }
