@@ -63,10 +63,13 @@ impl Agent {
                 grant,
                 value,
             } => {
-                let resource = &self.resources[r];
-                // A copy that the master had not yet received when it granted is newer than what it sent.
-                let keeps_own =
-                    is_strong(resource.held) || (resource.keeps_value && previous.writes_value());
+                let resource = &mut self.resources[r];
+                // A copy that the master had not yet received when it granted is newer than what it sent. What is on its
+                // way may come after the word of a successor, which is to tell it therefore.
+                let crossed =
+                    !is_strong(resource.held) && resource.keeps_value && previous.writes_value();
+                let keeps_own = is_strong(resource.held) || crossed;
+                resource.is_dirty |= crossed;
                 let hold = NewHold {
                     request,
                     mode,

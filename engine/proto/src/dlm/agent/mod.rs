@@ -318,9 +318,9 @@ impl Agent {
         }
         let resource = &mut self.resources[r];
         resource.held = target;
-        // On the way to a handoff the block stays newer than what the master has for sure: what it is told here may come to
-        // it after the successor's word.
-        if !target.writes_value() && (is_done || !is_strong(target)) {
+        // As long as the copy is the last one it stays newer than what the master has for sure: what it is told here may
+        // come to it after the word of a successor that is named later.
+        if !is_strong(target) {
             resource.is_dirty = false;
         }
         if is_done {

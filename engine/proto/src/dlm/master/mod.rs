@@ -164,6 +164,11 @@ impl Master {
             }
             return;
         };
+        if self.slots[slot_of(name)].stage == Stage::Collecting {
+            // What others hold and want is not known yet: it is treated as it would have been when all have told.
+            self.line_up(r, place);
+            return;
+        }
         let resource = &self.resources[r];
         if resource.handoff != Handoff::None
             && resource.handoff_from == from
@@ -176,19 +181,27 @@ impl Master {
                 self.end_handoff(desk, r);
             }
         }
+        // A conversion in place may be in the way of whoever waits.
+        self.admit(desk, r, place);
+        self.pump(desk, r);
+        self.forget_if_idle(r);
+    }
+
+    /// Grants a request that is in no queue yet, or refuses it, or puts it where it waits.
+    fn admit(&mut self, desk: &mut Desk, r: u32, place: u32) {
         if self.grant_now(desk, r, place) {
-            // A conversion in place may be in the way of whoever waits.
-            self.pump(desk, r);
             return;
         }
-        let floor = self.entries[place].other;
-        let is_conversion = self.entries[place].kind == Kind::Convert;
+        let entry = self.entries[place];
+        let is_conversion = entry.kind == Kind::Convert;
         let opponent = self.resources[r]
             .convert
             .iter(&self.entries)
             .map(|other| self.entries[other])
-            .find(|other| other.node != from && !other.mode.is_compatible(floor));
-        let entry = self.entries[place];
+            .find(|other| {
+                let is_other = other.node != entry.node && !other.is_try();
+                is_other && !other.mode.is_compatible(entry.other)
+            });
         // Who is not to wait is in no deadlock.
         if is_conversion
             && !entry.is_try()
@@ -204,8 +217,36 @@ impl Master {
         } else {
             self.enqueue(r, place);
         }
-        self.pump(desk, r);
-        self.forget_if_idle(r);
+    }
+
+    /// Keeps a request, in the order in which they come, until the slot opens.
+    fn line_up(&mut self, r: u32, place: u32) {
+        let resource = &mut self.resources[r];
+        match self.entries[place].kind {
+            Kind::Convert => resource.convert.push_back(&mut self.entries, place),
+            _ => resource.wait.push_back(&mut self.entries, place),
+        }
+    }
+
+    /// The slot has opened: each request that came meanwhile is treated as if it came now. Two conversions may wait for
+    /// each other, and one that must not wait may stand behind others.
+    fn admit_all(&mut self, desk: &mut Desk, r: u32) {
+        let resource = &self.resources[r];
+        let converts = resource.convert.iter(&self.entries);
+        let places: Vec<u32> = converts.chain(resource.wait.iter(&self.entries)).collect();
+        for place in &places {
+            self.take_out(r, *place);
+        }
+        for place in places {
+            let entry = self.entries[place];
+            if core::mem::take(&mut self.entries[place].is_marked) {
+                // Given up while a handoff to it had been reported.
+                self.deny(desk, r, &entry, Denial::Cancelled, Transaction::NONE);
+                self.entries.give_back(place);
+            } else {
+                self.admit(desk, r, place);
+            }
+        }
     }
 
     /// A conversion goes before new requests, and is granted in place if it fits what all others hold. If a handoff is under

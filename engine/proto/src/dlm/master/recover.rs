@@ -177,6 +177,8 @@ impl Master {
             self.mark_dead(r, gone);
             let resource = self.resources[r];
             if resource.handoff != Handoff::None && resource.dead_ends & 3 == 3 {
+                // Nobody is left who knows whether it has happened: both may have held what it was about.
+                self.retain(r, resource.handoff_to, self.successor_mode(r));
                 self.end_handoff(desk, r);
             } else if resource.handoff != Handoff::None && resource.dead_ends != 0 {
                 self.resources[r].handoff = Handoff::Asked;
@@ -476,7 +478,7 @@ impl Master {
         let Some(place) = self.entries.take(|_| Entry::request(node, &wanted)) else {
             return false;
         };
-        self.enqueue(r, place);
+        self.line_up(r, place);
         true
     }
 
@@ -498,6 +500,7 @@ impl Master {
         self.slots[number].stage = Stage::Open;
         self.slots[number].is_inherited = false;
         for r in resources {
+            self.admit_all(desk, r);
             self.pump(desk, r);
             self.forget_if_idle(r);
         }
