@@ -5,8 +5,8 @@ mod dlm_bed;
 use dlm_bed::{Bed, name};
 use sandrail_proto::dlm::{Event, Flags, Mode, Why};
 
-/// Nodes 0 to 2, of which 2 dies as the master of a resource, of which 0 and 1 hold these modes. Their conversions begin
-/// while the slot has no master.
+/// Nodes 0 to 2, of which 2 dies as the master of a resource, of which 0 and 1 hold these modes. Their conversions are
+/// on their way to it then, and reach its heir as reports.
 fn convert_without_a_master(
     (held_0, wanted_0, flags_0): (Mode, Mode, Flags),
     (held_1, wanted_1): (Mode, Mode),
@@ -30,10 +30,10 @@ fn convert_without_a_master(
     bed.run();
     assert_eq!(bed.granted(0, 0), held_0);
     assert_eq!(bed.granted(1, 1), held_1);
-    bed.kill(2);
-    bed.view(&[0, 1]);
     bed.convert(0, zero, wanted_0, flags_0);
     bed.convert(1, one, wanted_1, Flags::NONE);
+    bed.kill(2);
+    bed.view(&[0, 1]);
     bed.run();
     bed.fenced();
     bed.replayed(2);
