@@ -109,6 +109,8 @@ impl Node {
             is_late,
         };
         self.master.set_view(&mut self.desk, &turnover);
+        let own = usize::from(self.config.node.0);
+        self.agent.set_life(self.incarnations[own]);
         self.agent.set_map(&mut self.desk, view.epoch, alive, gone);
         self.settle();
         Ok(())

@@ -15,7 +15,8 @@ use core::time::Duration;
 use std::collections::BinaryHeap;
 
 use sandrail_wire::lock::{
-    Body, Epoch, Mode, NodeId, RequestFlags, RequestId, ResourceName, SlotSet, ValueBlock, Wanted,
+    Body, Epoch, Incarnation, Mode, NodeId, RequestFlags, RequestId, ResourceName, SlotSet,
+    ValueBlock, Wanted,
 };
 
 use super::api::{Config, Event, Flags, LockId, Why};
@@ -60,6 +61,9 @@ struct Draw {
 /// Requests for numbers that may be under way at once.
 const DRAWS_MAX: usize = 256;
 
+/// Bits of a request's id that count; the others are of the node's life.
+const REQUEST_BITS: u32 = 20;
+
 /// One half of a node.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -75,6 +79,8 @@ pub(super) struct Agent {
     timers_max: usize,
     draws: Vec<Draw>,
     next_request: u32,
+    /// Tells the requests of this life from those of the node's former ones, to which a lock may still be handed.
+    life_bits: u32,
     next_round: u32,
     hold_min: Duration,
     turns_max: u16,
@@ -106,6 +112,7 @@ impl Agent {
             timers_max,
             draws: Vec::with_capacity(DRAWS_MAX),
             next_request: 0,
+            life_bits: 0,
             next_round: 0,
             hold_min: config.hold_min,
             turns_max: config.turns_max,
@@ -113,6 +120,17 @@ impl Agent {
             reporting: Reporting::new(),
             accepted: Vec::new(),
         }
+    }
+
+    /// The node's life, by which its requests are told from those of its former ones.
+    pub(super) fn set_life(&mut self, life: Incarnation) {
+        let low = life.0 & u64::from(u32::MAX >> REQUEST_BITS);
+        self.life_bits = u32::try_from(low).unwrap_or(0) << REQUEST_BITS;
+    }
+
+    fn new_request(&mut self) -> RequestId {
+        self.next_request = self.next_request.wrapping_add(1) & ((1 << REQUEST_BITS) - 1);
+        RequestId(self.life_bits | self.next_request)
     }
 
     /// The slot of a resource, if its master is open to this agent.
@@ -424,9 +442,9 @@ impl Agent {
             // The master sees by the floor that what was to be handed over is converted instead.
             resource.handoff = None;
         }
-        self.next_request = self.next_request.wrapping_add(1);
+        let request = self.new_request();
         let wanted = Wanted {
-            request: RequestId(self.next_request),
+            request,
             mode,
             floor,
             flags,
@@ -550,8 +568,10 @@ impl Agent {
     /// All is void: this node is not a member any more.
     pub(super) fn expel(&mut self, config: &Config) {
         let slots = core::mem::take(&mut self.slots);
+        let next_request = self.next_request;
         *self = Self::new(config);
         self.slots = slots;
+        self.next_request = next_request;
         for slot in &mut self.slots {
             slot.state = SlotState::Closed;
         }

@@ -215,7 +215,16 @@ impl Agent {
             ValueBlock::Invalid => None,
             valid @ ValueBlock::Valid { .. } => Some(valid),
         };
+        let in_use = self.in_use(r);
         let resource = &mut self.resources[r];
+        if let Some(pending) = &resource.pending
+            && !resource.held.covers(pending.mode)
+            && !pending.mode.covers(resource.held)
+        {
+            // PR was to be changed for CW, or the other way. The former master may have done so, and its answer be lost: then
+            // others may have what the old mode excludes. The value block nobody can have written, either way.
+            resource.held = resource.held.meet(pending.mode).join(in_use);
+        }
         // What the former master wanted of this node is void; the new one says anew who waits.
         resource.ceiling = Mode::Ex;
         resource.turns = 0;

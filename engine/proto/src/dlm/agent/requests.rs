@@ -316,8 +316,7 @@ impl Agent {
         if self.draws.len() >= DRAWS_MAX {
             return Err(Refusal::Full("numbers asked for"));
         }
-        self.next_request = self.next_request.wrapping_add(1);
-        let request = RequestId(self.next_request);
+        let request = self.new_request();
         self.draws.push(Draw {
             request,
             resource,
