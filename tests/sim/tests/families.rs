@@ -135,7 +135,7 @@ fn blade_fair() {
 
 /// Seeds of lock managers that run, from 0 on. Not by time yet, because seed 1074 of `dlm` fails: after a recovery a value
 /// block is read that is not the last one.
-const LOCK_SEEDS: u64 = 600;
+const LOCK_SEEDS: u64 = 800;
 
 /// A family of lock managers.
 fn locks<S: Station<Flaw = Forgery>>() {
