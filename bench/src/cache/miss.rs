@@ -42,7 +42,9 @@ pub struct Miss<L> {
     /// Taken out while it is under way.
     buffer: Option<Buffer>,
     pages: u64,
-    next: u64,
+    /// How many were asked for so far: raw, as pages. Each way goes round by itself, or the one would bring the other to pages
+    /// that are still there.
+    asked: [u64; 2],
 }
 
 impl<L: Link> Miss<L> {
@@ -99,7 +101,7 @@ impl<L: Link> Miss<L> {
             handle,
             buffer: Some(buffer),
             pages,
-            next: 0,
+            asked: [0; 2],
         };
         this.write_all()?;
         Ok(this)
@@ -194,8 +196,9 @@ impl<L: Link> Miss<L> {
         let mut done = Done::default();
         let (begin, cpu) = (Instant::now(), costs::thread_cpu()?);
         while done.wall < duration {
-            let number = self.next * STRIDE % self.pages;
-            self.next += 1;
+            let asked = &mut self.asked[usize::from(as_pages)];
+            let number = *asked * STRIDE % self.pages;
+            *asked += 1;
             let found = if as_pages {
                 self.read_page(number)?
             } else {
