@@ -265,7 +265,8 @@ impl WriteTicket {
 /// What came of an attempt to start a page's write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    Started,
+    /// With the page that the frame held: from now on a writer may move it to another frame.
+    Started(PageId),
     /// Not dirty any more, or no page at all.
     Clean,
     /// Latched, or an image of it is under way, or the owner said no: later.
@@ -280,18 +281,18 @@ impl CacheShard {
         if budget == 0 {
             return None;
         }
-        if let Some(frame) = self.look_at_hurried(now_ns) {
-            return Some(self.request(frame, budget, now_ns));
+        if let Some(started) = self.look_at_hurried(now_ns) {
+            return Some(self.request(started, budget, now_ns));
         }
         if !self.is_due(now_ns) {
             return None;
         }
-        let frame = self.look_again(now_ns).or_else(|| self.look(now_ns))?;
-        Some(self.request(frame, budget, now_ns))
+        let started = self.look_again(now_ns).or_else(|| self.look(now_ns))?;
+        Some(self.request(started, budget, now_ns))
     }
 
     /// Tries those that somebody waits for.
-    fn look_at_hurried(&mut self, now_ns: u64) -> Option<u32> {
+    fn look_at_hurried(&mut self, now_ns: u64) -> Option<(PageId, u32)> {
         let shard = self.inner.shard(self.index);
         while !shard.urgent.is_empty()
             && let Some(frame) = shard.urgent.pop()
@@ -308,7 +309,7 @@ impl CacheShard {
             // AcqRel: whoever hurries it from now on enters it again.
             hurried.swap(false, Ordering::AcqRel);
             match start(&self.inner, frame, now_ns) {
-                Start::Started => return Some(frame),
+                Start::Started(page) => return Some((page, frame)),
                 Start::Clean => {}
                 Start::NotYet => {
                     hurried.store(true, Ordering::Release);
@@ -321,7 +322,7 @@ impl CacheShard {
     }
 
     /// Tries those whose turn has been and that could not go then.
-    fn look_again(&mut self, now_ns: u64) -> Option<u32> {
+    fn look_again(&mut self, now_ns: u64) -> Option<(PageId, u32)> {
         if self.write_back.later.is_empty() || now_ns < self.write_back.later_at_ns {
             return None;
         }
@@ -331,9 +332,9 @@ impl CacheShard {
             let frame = self.write_back.later.pop_front()?;
             self.write_back.end_flush_of_former(&self.inner, frame);
             match start(&self.inner, frame, now_ns) {
-                Start::Started => {
+                Start::Started(page) => {
                     self.leave_order(frame);
-                    return Some(frame);
+                    return Some((page, frame));
                 }
                 Start::Clean => self.leave_order(frame),
                 Start::NotYet => {
@@ -350,14 +351,14 @@ impl CacheShard {
     }
 
     /// Tries the next ones whose turn it is.
-    fn look(&mut self, now_ns: u64) -> Option<u32> {
+    fn look(&mut self, now_ns: u64) -> Option<(PageId, u32)> {
         for _ in 0..LOOKS_MAX {
             let frame = self.write_back.order.pop_front()?;
             self.write_back.end_flush_of_former(&self.inner, frame);
             match start(&self.inner, frame, now_ns) {
-                Start::Started => {
+                Start::Started(page) => {
                     self.leave_order(frame);
-                    return Some(frame);
+                    return Some((page, frame));
                 }
                 Start::Clean => self.leave_order(frame),
                 // It keeps nobody from going: its volume may be gone for long.
@@ -422,11 +423,9 @@ impl CacheShard {
             || old()
     }
 
-    /// A request with the page in this frame, and the neighbours that can go with it.
-    fn request(&mut self, frame: u32, budget: u64, now_ns: u64) -> WriteTicket {
+    /// A request with the page whose image this frame holds, and the neighbours that can go with it.
+    fn request(&mut self, (first, frame): (PageId, u32), budget: u64, now_ns: u64) -> WriteTicket {
         let inner = &*self.inner;
-        let first = inner.residency.page(frame);
-        let first = first.expect("a page under way stays in its frame");
         let mut ticket = WriteTicket {
             first,
             frames: [0; MERGE_PAGES_MAX],
@@ -468,7 +467,7 @@ impl CacheShard {
         }
         let (frame, _) = inner.residency.locate(page, page.hash())?;
         // If the frame holds another page by now, the claim fails.
-        (start_page(inner, page, frame, now_ns) == Start::Started).then_some(frame)
+        (start_page(inner, page, frame, now_ns) == Start::Started(page)).then_some(frame)
     }
 
     /// The bytes of the request's page `index`, from 0. They don't change while the ticket is out.
@@ -690,5 +689,5 @@ fn start_page(inner: &Inner, page: PageId, frame: u32, now_ns: u64) -> Start {
     if before.has(WAITERS) {
         inner.wake(frame);
     }
-    Start::Started
+    Start::Started(page)
 }
