@@ -28,6 +28,7 @@ mod send;
 pub mod serve;
 mod served;
 mod sleeper;
+pub mod soaked;
 pub mod stamp;
 pub mod target;
 mod turn;

@@ -228,23 +228,9 @@ fn read_all(world: &mut World) -> Result<(), Violation> {
 }
 
 /// What a soak did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Soaked {
-    /// Scenarios run.
-    pub seeds: u64,
-    /// Time taken.
-    pub time: Duration,
-    /// Sums over all of them.
-    pub tally: Tally,
-}
+pub type Soaked = crate::soaked::Soaked<Tally>;
 
 impl Soaked {
-    /// Scenarios a second.
-    #[must_use]
-    pub fn per_second(&self) -> f64 {
-        self.seeds as f64 / self.time.as_secs_f64().max(1e-9)
-    }
-
     fn add(&mut self, tally: &Tally) {
         self.seeds += 1;
         let sum = &mut self.tally;

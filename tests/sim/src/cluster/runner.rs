@@ -1,7 +1,7 @@
 //! Runs scenarios, one or many, and says how to see a failure again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::judge::{self, Violation};
 use super::scenario::{Flaw, MS, Scenario};
@@ -113,23 +113,7 @@ fn drive(scenario: &Scenario, world: &mut World) -> Result<Tally, Violation> {
 }
 
 /// What a soak did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Soaked {
-    /// Scenarios run.
-    pub seeds: u64,
-    /// Time taken.
-    pub time: Duration,
-    /// Sums over all of them, and the greatest of what is a length.
-    pub tally: Tally,
-}
-
-impl Soaked {
-    /// Scenarios a second.
-    #[must_use]
-    pub fn per_second(&self) -> f64 {
-        self.seeds as f64 / self.time.as_secs_f64().max(1e-9)
-    }
-}
+pub type Soaked = crate::soaked::Soaked<Tally>;
 
 /// A scenario that failed.
 #[derive(Clone, Debug)]

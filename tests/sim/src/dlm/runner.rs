@@ -1,7 +1,7 @@
 //! Runs scenarios, one or many, and says how to see a failure again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::call::Resource;
 use super::scenario::Scenario;
@@ -114,23 +114,9 @@ fn settle<S: Station>(world: &mut World<S>) -> Result<(), Violation> {
 }
 
 /// What a soak did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Soaked {
-    /// Scenarios run.
-    pub seeds: u64,
-    /// Time taken.
-    pub time: Duration,
-    /// Sums over all of them, and the greatest of what is a length.
-    pub tally: Tally,
-}
+pub type Soaked = crate::soaked::Soaked<Tally>;
 
 impl Soaked {
-    /// Scenarios a second.
-    #[must_use]
-    pub fn per_second(&self) -> f64 {
-        self.seeds as f64 / self.time.as_secs_f64().max(1e-9)
-    }
-
     fn add(&mut self, tally: &Tally) {
         self.seeds += 1;
         self.tally.judge.add(&tally.judge);
